@@ -1,0 +1,355 @@
+"""The composition root: opens settings, workspace, database, Redis and tools, and wires them into one object."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self
+
+from celery import Celery
+
+from runtime.core.chain import Verification
+from runtime.core.model import ExecutionContext, ToolOutput, WorkflowNode
+from runtime.engine import host
+from runtime.engine.approvals import Answer, Resolution, resolve
+from runtime.engine.control import resume_session
+from runtime.engine.executor import Executor
+from runtime.engine.handle import SessionHandle, TurnHandle
+from runtime.engine.leases import Leases
+from runtime.engine.parts import Parts, ToolRunner
+from runtime.engine.sessions import Definition, start_session
+from runtime.errors import InvalidInput, SessionNotFound
+from runtime.kernel.tool_host import ToolHost
+from runtime.live.hints import Hint, Publisher
+from runtime.live.publisher import CeleryPublisher, NowherePublisher, producer_app
+from runtime.live.redis_live import Live
+from runtime.live.stack import recorded_redis_url
+from runtime.providers.client import ProviderClient
+from runtime.settings import Settings
+from runtime.store import workspaces
+from runtime.store.approvals import Approval, list_approvals
+from runtime.store.engine import Database
+from runtime.store.evidence import verify_session
+from runtime.store.migrate import ensure_schema
+from runtime.store.sessions import read_status
+from runtime.tools.declare import ToolDefinition
+from runtime.tools.process import ToolSetup
+from runtime.tools.registry import ToolRegistry
+from runtime.tools.runner import InProcessRunner, ProcessRunner
+from runtime.workspace import Workspace, load_workspace
+
+logger = logging.getLogger(__name__)
+
+
+class AgentRuntime:
+    """Governed agents on Celery, Redis and SQL; one object per process, safe to share among threads.
+
+    Open it with `AgentRuntime.open`; it is a context manager, synchronous and asynchronous.
+
+    Attributes:
+        settings: Where things are.
+        workspace: The ceiling of everything that may run.
+        tool_host: The kernel; `tool_host.list_governed_tools(ctx)` lists what a context may call.
+    """
+
+    def __init__(self, parts: Parts, workspace: Workspace, registry: ToolRegistry) -> None:
+        self.parts = parts
+        self.settings = parts.settings
+        self.workspace = workspace
+        self.registry = registry
+        self.tool_host = parts.host
+
+    @classmethod
+    def open(
+        cls,
+        workspace: str | os.PathLike[str] | Workspace | None = None,
+        *,
+        database_url: str | None = None,
+        redis_url: str | None = None,
+        state_dir: str | os.PathLike[str] | None = None,
+        settings: Settings | None = None,
+        tools: Iterable[ToolDefinition] = (),
+        celery_app: Celery | None = None,
+        queue_prefix: str = "",
+        environ: Mapping[str, str] | None = None,
+        tool_processes: bool = False,
+    ) -> AgentRuntime:
+        """Attach to a database, a Redis and a workspace file. Nothing is started.
+
+        Arguments win over ``AGENT_RUNTIME_*`` variables, which win over defaults.
+
+        Args:
+            workspace: Path of the workspace file, or a loaded one.
+            database_url: SQLAlchemy URL; default: SQLite under the state directory.
+            redis_url: Redis URL; default: the embedded server that ``dev`` recorded.
+            state_dir: Directory of the embedded defaults.
+            settings: All settings at once, instead of the above.
+            tools: Tools beside those of the workspace file's modules; only host-driven calls can use them,
+                unless the workers load them too.
+            celery_app: Publish through this application instead of one of our own.
+            queue_prefix: Put before the name of each queue.
+            environ: Where model keys are read; default: the process's environment.
+            tool_processes: Run tools in processes of their own, as workers do.
+
+        Raises:
+            ConfigurationError: If a setting, the workspace file or a tool is wrong.
+            StoreUnavailable: If the database cannot be reached or lacks the current schema.
+        """
+        settings = settings or Settings.load(
+            database_url=database_url,
+            redis_url=redis_url,
+            state_dir=None if state_dir is None else Path(state_dir),
+            workspace=Path(workspace) if isinstance(workspace, str | os.PathLike) else None,
+        )
+        loaded = workspace if isinstance(workspace, Workspace) else load_workspace(settings.workspace)
+        registry = ToolRegistry()
+        registry.load_modules(loaded.tools.modules, loaded.base_dir)
+        for definition in tools:
+            registry.register(definition)
+        loaded.check_tools([*(each.name for each in registry)])
+        database = Database(settings.database_url)
+        ensure_schema(database)
+        redis_address = settings.redis_url or recorded_redis_url(settings.state_dir)
+        environment = os.environ if environ is None else environ
+        parts = Parts(
+            settings=settings,
+            database=database,
+            live=Live(redis_address),
+            publisher=_publisher(redis_address, celery_app, queue_prefix),
+            host=ToolHost(loaded, registry),
+            provider=ProviderClient(),
+            runner=_runner(loaded, registry, environment) if tool_processes else InProcessRunner(),
+            leases=Leases(database, settings.lease_seconds, settings.heartbeat_seconds),
+            environ=environment,
+        )
+        workspaces.activate_first(database, loaded.hash, str(loaded.path))
+        host.sweep_crashed(parts)
+        return cls(parts, loaded, registry)
+
+    # --- host-driven ------------------------------------------------------------------------------
+
+    def register(self, *definitions: ToolDefinition) -> None:
+        """Add tools that host-driven calls in this process may use.
+
+        Raises:
+            ConfigurationError: If another tool has the name.
+        """
+        for definition in definitions:
+            self.registry.register(definition)
+
+    def execute_tool(
+        self, name: str, input: Any, ctx: ExecutionContext | Mapping[str, Any]
+    ) -> ToolOutput:
+        """Make one governed call in this process.
+
+        Args:
+            name: A registered tool, or ``agent:execute-turn``.
+            input: Plain JSON, as the tool's schema says.
+            ctx: On whose behalf, and what narrows it.
+
+        Returns:
+            The output; denials, parked approvals and failures are outputs with an ``error``.
+
+        Raises:
+            InvalidInput: On a malformed context.
+            SessionConflict: If the session belongs to another principal or was cancelled.
+            StoreUnavailable: If evidence cannot be written; then the call did not run.
+        """
+        return host.execute(self.parts, name, input, as_context(ctx))
+
+    def resolve_approval(
+        self,
+        *,
+        request_id: str,
+        approved: bool,
+        approved_by: str,
+        reason: str | None = None,
+        established_by: str = "asserted",
+    ) -> Resolution:
+        """Answer an approval request; the first answer wins, and the approved call itself runs.
+
+        Raises:
+            ApprovalRefused: If the request is unknown, answered, expired or cancelled.
+        """
+        return resolve(self.parts, Answer(request_id, approved, approved_by, established_by, reason))
+
+    def approvals(
+        self, session_id: str | None = None, status: str | None = "pending"
+    ) -> list[Approval]:
+        """Approval requests, those that expire first first."""
+        return list_approvals(self.parts.database, session_id=session_id, status=status)
+
+    # --- worker-driven ----------------------------------------------------------------------------
+
+    def start(self, definition: Definition) -> None:
+        """Commit a session and publish its first steps; find it if it exists with this definition.
+
+        Raises:
+            InvalidInput: On a bad id, graph or turn input.
+            SessionConflict: If the session exists with another definition or principal.
+        """
+        limit = self.workspace.limits.max_turns_per_session
+        self._publish(start_session(self.parts.database, definition, max_turns_limit=limit))
+
+    def enqueue_turn(
+        self,
+        input: Mapping[str, Any],
+        ctx: ExecutionContext | Mapping[str, Any],
+        *,
+        idempotency_key: str | None = None,
+        priority: int = 0,
+    ) -> TurnHandle:
+        """Run one governed turn on a worker; the tools that it asks for are not run.
+
+        Args:
+            input: The input of ``agent:execute-turn``.
+            ctx: On whose behalf; its session is made for this turn.
+            idempotency_key: A repeat with the same key and input is the same turn. The default is the
+                session id alone.
+            priority: 0 (first) to 9.
+
+        Raises:
+            InvalidInput: On a malformed input.
+            SessionConflict: If the session, or the key, stands for another input.
+        """
+        context = as_context(ctx)
+        if not 0 <= priority <= 9:
+            raise InvalidInput(f"priority is {priority}; give 0 (first) to 9 (last)")
+        if idempotency_key is not None:
+            context = context.model_copy(update={"session_id": f"{context.session_id}#{idempotency_key}"})
+        given = {**input, "session_id": context.session_id}
+        node = WorkflowNode(id="turn", execute_turn_input=given, max_turns=1)
+        self.start(Definition("turn", (node,), context, priority=priority))
+        return TurnHandle(self.parts, context.session_id)
+
+    def resume(
+        self, session_id: str, *, principal: str | None = None, messages: Iterable[Any] | None = None
+    ) -> SessionHandle:
+        """Continue what is suspended, retry what failed, or say something more; see `resume_session`."""
+        resume_session(
+            self.parts, session_id, principal=principal, messages=None if messages is None else list(messages)
+        )
+        return SessionHandle(self.parts, session_id)
+
+    def session(self, session_id: str) -> SessionHandle:
+        """The handle of an existing session.
+
+        Raises:
+            SessionNotFound: If there is no such session.
+        """
+        if read_status(self.parts.database, session_id) is None:
+            raise SessionNotFound(f"no session {session_id!r}; see 'agent-runtime sessions list'")
+        return SessionHandle(self.parts, session_id)
+
+    def executor(self) -> Executor:
+        """What the tasks of a worker run."""
+        return Executor(self.parts)
+
+    # --- evidence, workspace ----------------------------------------------------------------------
+
+    def verify(self, session_id: str) -> Verification:
+        """Recompute a session's evidence.
+
+        Raises:
+            SessionNotFound: If there is no such session.
+        """
+        self.session(session_id)
+        return verify_session(self.parts.database, session_id)
+
+    def activate_workspace(self) -> list[str]:
+        """Let workers run under this workspace file; return the hashes that are active now."""
+        return workspaces.activate(self.parts.database, self.workspace.hash, str(self.workspace.path))
+
+    def workspace_active(self) -> bool:
+        """Whether workers run under this workspace file."""
+        return workspaces.is_active(self.parts.database, self.workspace.hash)
+
+    # --- life -------------------------------------------------------------------------------------
+
+    def close(self) -> None:
+        """Close connections and idle tool processes."""
+        self.parts.provider.close()
+        self.parts.live.close()
+        close = getattr(self.parts.runner, "close", None)
+        if close is not None:
+            close()
+        self.parts.database.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        await asyncio.to_thread(self.close)
+
+    async def aexecute_tool(
+        self, name: str, input: Any, ctx: ExecutionContext | Mapping[str, Any]
+    ) -> ToolOutput:
+        """`execute_tool` without blocking the event loop."""
+        return await asyncio.to_thread(self.execute_tool, name, input, ctx)
+
+    async def aresolve_approval(self, **answer: Any) -> Resolution:
+        """`resolve_approval` without blocking the event loop."""
+        return await asyncio.to_thread(lambda: self.resolve_approval(**answer))
+
+    async def aenqueue_turn(
+        self, input: Mapping[str, Any], ctx: ExecutionContext | Mapping[str, Any], **options: Any
+    ) -> TurnHandle:
+        """`enqueue_turn` without blocking the event loop."""
+        return await asyncio.to_thread(lambda: self.enqueue_turn(input, ctx, **options))
+
+    def _publish(self, hints: list[Hint]) -> None:
+        if hints and not self.parts.publisher.publish(hints):
+            logger.warning(
+                "the session is committed, but no worker could be told; it starts when the sweep finds it "
+                "(is Redis reachable, and does 'agent-runtime dev' or a beat run?)"
+            )
+
+
+def as_context(ctx: ExecutionContext | Mapping[str, Any]) -> ExecutionContext:
+    """Accept the plain dict of the documents as well.
+
+    Raises:
+        InvalidInput: If it is not a context.
+    """
+    if isinstance(ctx, ExecutionContext):
+        return ctx
+    try:
+        return ExecutionContext.model_validate(dict(ctx))
+    except ValueError as error:
+        raise InvalidInput(f"ctx is not an execution context: {error}") from None
+
+
+def _publisher(redis_url: str | None, app: Celery | None, prefix: str) -> Publisher:
+    if app is not None:
+        return CeleryPublisher(app, prefix)
+    if redis_url is None:
+        return NowherePublisher()
+    return CeleryPublisher(producer_app(redis_url, prefix), prefix)
+
+
+def _runner(workspace: Workspace, registry: ToolRegistry, environ: Mapping[str, str]) -> ToolRunner:
+    return ProcessRunner(
+        ToolSetup(
+            modules=workspace.tools.modules,
+            base_dir=workspace.base_dir,
+            environ=dict(environ),
+            secret_variables=workspace.secret_variables,
+            digests={tool.name: tool.digest for tool in registry},
+        )
+    )
+
+

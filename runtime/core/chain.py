@@ -1,0 +1,258 @@
+"""The hash chain of evidence: how receipts are linked, hashed and checked.
+
+A chain belongs to one (step, fence): its first receipt cites the last hash of each step that the step
+follows, each later one cites its predecessor. A session's evidence is thus a hash DAG shaped like its
+work. What belongs to no step is in the session's control chain.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from runtime.core.canonical import canonical_json
+
+RECEIPT_DOMAIN = "agent-runtime/receipt/1\n"
+CALL_DOMAIN = "agent-runtime/call/1\n"
+
+INLINE_BYTES = 1024
+"""Values whose canonical form is shorter stay in the receipt; longer ones become blobs."""
+
+CONTROL_STEP = "control"
+"""Step id under which a session's control chain is filed."""
+
+
+def text_hash(text: str) -> str:
+    """SHA-256 of canonical text, as lower-case hex."""
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+def receipt_hash(body: str) -> str:
+    """Hash of one receipt's canonical body."""
+    return text_hash(RECEIPT_DOMAIN + body)
+
+
+@dataclass(frozen=True, slots=True)
+class Content:
+    """A JSON value as evidence keeps it: its canonical text and the hash of that text."""
+
+    text: str
+    hash: str
+
+    @staticmethod
+    def of(value: Any) -> Content:
+        """Canonicalise ``value``.
+
+        Raises:
+            InvalidInput: If it is not plain finite JSON.
+        """
+        text = canonical_json(value)
+        return Content(text, text_hash(text))
+
+    @property
+    def inline(self) -> bool:
+        """Whether the value is small enough to stay in the receipt."""
+        return len(self.text) < INLINE_BYTES
+
+    def cited_as(self, name: str) -> dict[str, Any]:
+        """The receipt fields that cite this value under ``name``."""
+        fields: dict[str, Any] = {f"{name}_hash": self.hash}
+        if self.inline:
+            fields[name] = json.loads(self.text)
+        return fields
+
+
+@dataclass(frozen=True, slots=True)
+class Receipt:
+    """One entry of the evidence, ready to be stored."""
+
+    step_id: str
+    fence: int
+    n: int
+    kind: str
+    body: str
+    hash: str
+
+
+@dataclass(slots=True)
+class Chain:
+    """Writes the receipts of one (step, fence).
+
+    Args:
+        step_id: The step, or `CONTROL_STEP`.
+        fence: The lease under which the receipts are written.
+        cites: Hashes that the next receipt cites.
+        n: Number of the next receipt.
+        common: Fields that every receipt of this chain carries.
+    """
+
+    step_id: str
+    fence: int
+    cites: Sequence[str]
+    n: int = 0
+    common: Mapping[str, Any] = field(default_factory=dict)
+
+    def add(self, kind: str, fields: Mapping[str, Any]) -> Receipt:
+        """Append one receipt and move the head."""
+        body = canonical_json(
+            {
+                **self.common,
+                **fields,
+                "kind": kind,
+                "step_id": self.step_id,
+                "fence": self.fence,
+                "n": self.n,
+                "cites": list(self.cites),
+            }
+        )
+        receipt = Receipt(self.step_id, self.fence, self.n, kind, body, receipt_hash(body))
+        self.cites = (receipt.hash,)
+        self.n += 1
+        return receipt
+
+    @property
+    def head(self) -> str | None:
+        """Hash of the last receipt, or ``None`` while the chain is empty."""
+        return self.cites[0] if self.n else None
+
+
+def call_digest(
+    *,
+    request_id: str,
+    session_id: str,
+    node_id: str,
+    call_id: str,
+    tool_name: str,
+    tool_digest: str,
+    principal: str | None,
+    input_text: str,
+) -> str:
+    """Digest of one exact call; a grant fits this and nothing else."""
+    return text_hash(
+        CALL_DOMAIN
+        + canonical_json(
+            [request_id, session_id, node_id, call_id, tool_name, tool_digest, principal, input_text]
+        )
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class Problem:
+    """The first entry that does not fit, and why."""
+
+    entry: str
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class Verification:
+    """What verifying one session's evidence found."""
+
+    receipts: int
+    blobs: int
+    problem: Problem | None = None
+
+    @property
+    def verified(self) -> bool:
+        """Whether every receipt and every blob fits."""
+        return self.problem is None
+
+
+def verify(
+    receipts: Iterable[Receipt],
+    blobs: Mapping[str, str],
+    heads: Mapping[str, str],
+    settled_heads: Iterable[str] | None = None,
+) -> Verification:
+    """Recompute a session's evidence.
+
+    Args:
+        receipts: All receipts, oldest first.
+        blobs: Stored content by the hash it is filed under.
+        heads: Last hash of each step's chain as the journal holds it.
+        settled_heads: Heads that the settle record cites, when the session has ended.
+
+    Returns:
+        Counts, and the first entry that does not fit.
+    """
+    check = _Check(dict(blobs))
+    count = 0
+    for receipt in receipts:
+        count += 1
+        problem = check.receipt(receipt)
+        if problem:
+            return Verification(count, len(check.blobs_seen), problem)
+    problem = check.blobs_left() or check.heads(heads)
+    return Verification(count, len(check.blobs_seen), problem)
+
+
+class _Check:
+    """State of one verification run."""
+
+    def __init__(self, blobs: dict[str, str]) -> None:
+        self.blobs = blobs
+        self.blobs_seen: set[str] = set()
+        self.last: dict[tuple[str, int], Receipt] = {}
+        self.hashes: set[str] = set()
+        self.cited: list[tuple[str, str]] = []
+
+    def receipt(self, receipt: Receipt) -> Problem | None:
+        name = f"{receipt.step_id} fence {receipt.fence} n {receipt.n} ({receipt.kind})"
+        if receipt_hash(receipt.body) != receipt.hash:
+            return Problem(name, "its hash does not match its body")
+        try:
+            body = json.loads(receipt.body)
+        except ValueError:
+            return Problem(name, "its body is not JSON")
+        stated = (body.get("step_id"), body.get("fence"), body.get("n"), body.get("kind"))
+        if stated != (receipt.step_id, receipt.fence, receipt.n, receipt.kind):
+            return Problem(name, "it is filed under another step, fence, number or kind than it states")
+        problem = self._link(receipt, body, name) or self._contents(body, name)
+        self.last[receipt.step_id, receipt.fence] = receipt
+        self.hashes.add(receipt.hash)
+        return problem
+
+    def _link(self, receipt: Receipt, body: dict[str, Any], name: str) -> Problem | None:
+        before = self.last.get((receipt.step_id, receipt.fence))
+        expected = before.n + 1 if before else 0
+        if receipt.n != expected:
+            return Problem(name, f"number {expected} of its chain is missing")
+        cites = body.get("cites")
+        if before and cites != [before.hash]:
+            return Problem(name, "it does not cite the receipt before it")
+        for cited in cites if isinstance(cites, list) else ():
+            if cited not in self.hashes:
+                return Problem(name, f"it cites {cited[:16]}, which is not in the evidence before it")
+        return None
+
+    def _contents(self, body: dict[str, Any], name: str) -> Problem | None:
+        for key, value in body.items():
+            if not key.endswith("_hash") or not isinstance(value, str) or key == "workspace_hash":
+                continue
+            label = key.removesuffix("_hash")
+            if label in body:
+                if text_hash(canonical_json(body[label])) != value:
+                    return Problem(name, f"its inline {label} does not match {key}")
+                continue
+            text = self.blobs.get(value)
+            if text is None:
+                return Problem(name, f"blob {value[:16]} of its {label} is missing")
+            if text_hash(text) != value:
+                return Problem(name, f"blob {value[:16]} of its {label} was changed")
+            self.blobs_seen.add(value)
+        return None
+
+    def blobs_left(self) -> Problem | None:
+        for name, text in self.blobs.items():
+            if name not in self.blobs_seen and text_hash(text) != name:
+                return Problem(f"blob {name}", "its content does not match its name")
+        return None
+
+    def heads(self, heads: Mapping[str, str]) -> Problem | None:
+        for step_id, head in heads.items():
+            if head not in self.hashes:
+                return Problem(step_id, f"its last receipt {head[:16]} is missing")
+        return None

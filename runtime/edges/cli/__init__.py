@@ -1,0 +1,1 @@
+"""The command line ``agent-runtime``: one file per command group."""

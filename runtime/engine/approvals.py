@@ -1,0 +1,261 @@
+"""Answering approval requests: one answer wins, and moves the step in the same transaction."""
+
+from __future__ import annotations
+
+import getpass
+from dataclasses import dataclass
+from typing import Any
+
+from sqlalchemy import Connection, text
+
+from runtime.core.canonical import canonical_json
+from runtime.core.chain import Chain
+from runtime.core.messages import create_approval_resolution_message
+from runtime.core.model import StepKind, StepStatus, ToolOutput
+from runtime.engine.parts import Parts
+from runtime.engine.record import Recording, answer_model, tool_result
+from runtime.errors import ApprovalRefused, ErrorCode
+from runtime.live.hints import AdvanceHint, Hint, StepHint
+from runtime.store import journal
+from runtime.store.approvals import Approval, find_approval
+from runtime.store.sessions import StoredSession, add_control_receipt, find_session
+from runtime.store.tables import ApprovalVoteRow
+from runtime.store.write import Change
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """What a person says to a request.
+
+    Attributes:
+        request_id: The request.
+        approved: Whether the call may run.
+        principal: Who answers.
+        established_by: How that is known: ``asserted``, ``os-user`` or ``http-auth``.
+        reason: Why, in the person's words.
+    """
+
+    request_id: str
+    approved: bool
+    principal: str
+    established_by: str
+    reason: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Resolution:
+    """The stored answer."""
+
+    request_id: str
+    approved: bool
+    approved_by: str
+    reason: str | None
+    session_id: str
+    tool_name: str
+
+
+def os_user() -> str:
+    """The operating system's user, as the command line identifies people."""
+    return getpass.getuser()
+
+
+def resolve(parts: Parts, answer: Answer) -> Resolution:
+    """Answer a request; the first answer wins.
+
+    Raises:
+        ApprovalRefused: If there is no such request, or it was answered, has expired or was cancelled;
+            nothing changes, and the message says who answered.
+    """
+    with parts.database.reading() as connection:
+        approval = find_approval(connection, answer.request_id)
+    if approval is None:
+        raise ApprovalRefused(
+            f"there is no approval request {answer.request_id!r}; see 'agent-runtime approvals list'",
+            code="not_found",
+        )
+    parts.crash.reach("resolve.before_commit")
+    hints: list[Hint] = []
+    with parts.database.writing() as connection:
+        session = find_session(connection, approval.session_id, lock=True)
+        assert session is not None
+        now = int(connection.execute(text(f"SELECT {parts.database.now_sql}")).scalar_one())
+        current = find_approval(connection, answer.request_id)
+        assert current is not None
+        _refuse_late(current, session, now)
+        receipts = _write_answer(connection, session, current, answer, now)
+        hints = _move_step(parts, connection, current, answer, now)
+    parts.crash.reach("resolve.after_commit")
+    parts.live.announce(approval.session_id, approval.node_id, receipts, resolved=[approval.request_id])
+    parts.publisher.publish(hints)
+    return Resolution(
+        approval.request_id,
+        answer.approved,
+        answer.principal,
+        answer.reason,
+        approval.session_id,
+        approval.tool_name,
+    )
+
+
+def _refuse_late(approval: Approval, session: StoredSession, now: int) -> None:
+    if approval.status != "pending":
+        said = f" by {approval.resolved_by}" if approval.resolved_by else ""
+        code = {"expired": "expired", "cancelled": "cancelled"}.get(approval.status, "already_resolved")
+        raise ApprovalRefused(
+            f"approval request {approval.request_id} was already {approval.status}{said}",
+            code=code,
+            details={"status": approval.status, "resolved_by": approval.resolved_by},
+        )
+    if approval.expires_at <= now:
+        raise ApprovalRefused(
+            f"approval request {approval.request_id} has expired; the call is denied by default",
+            code="expired",
+        )
+    if session.cancelled_at is not None:
+        raise ApprovalRefused(
+            f"session {session.id!r} was cancelled, so {approval.request_id} can no longer be answered",
+            code="cancelled",
+        )
+
+
+def _write_answer(
+    connection: Connection, session: StoredSession, approval: Approval, answer: Answer, now: int
+) -> list[Any]:
+    change = Change()
+    status = "approved" if answer.approved else "denied"
+    change.guard(
+        "UPDATE approval SET status = :status, resolved_at = CAST(:now AS BIGINT), resolved_by = :by, "
+        "reason = :reason WHERE id = :id AND status = 'pending'",
+        status=status,
+        now=now,
+        by=answer.principal,
+        reason=None if answer.reason is None else canonical_json(answer.reason),
+        id=approval.request_id,
+    )
+    vote = {
+        "approval_id": approval.request_id,
+        "principal": answer.principal,
+        "established_by": answer.established_by,
+        "approved": answer.approved,
+        "reason": None if answer.reason is None else canonical_json(answer.reason),
+        "at": now,
+    }
+    change.insert(ApprovalVoteRow, [vote])
+    fields = {
+        "request_id": approval.request_id,
+        "status": status,
+        "digest": approval.digest,
+        "tool_name": approval.tool_name,
+        "step_id_asked": approval.step_id,
+        "principal": answer.principal,
+        "established_by": answer.established_by,
+        "reason": answer.reason,
+        "at": now,
+    }
+    receipt = add_control_receipt(change, session, "approval_resolved", fields)
+    if not change.apply(connection):
+        raise ApprovalRefused(
+            f"approval request {approval.request_id} was answered by somebody else just now",
+            code="already_resolved",
+        )
+    return [receipt]
+
+
+def _move_step(
+    parts: Parts, connection: Connection, approval: Approval, answer: Answer, now: int
+) -> list[Hint]:
+    """Let the step run, or tell the model that it may not."""
+    step = journal.load_step_in(connection, parts.database, approval.step_id, "")
+    if step is None or step.driver == "host" or step.approval_id != approval.request_id:
+        return []
+    _node_runs_on(connection, approval)
+    if answer.approved:
+        connection.execute(
+            text(
+                "UPDATE step SET status = 'ready', due_at = CAST(:now AS BIGINT), "
+                "publish_at = CAST(:now AS BIGINT) + 5000, reason = NULL "
+                "WHERE id = :id AND status IN ('waiting_approval', 'in_doubt')"
+            ),
+            {"now": now, "id": step.id},
+        )
+        return [StepHint(step.id, step.session_id, step.node_id, StepKind(step.kind), step.queue)]
+    return _deny(parts, connection, step, approval, answer, now)
+
+
+def _node_runs_on(connection: Connection, approval: Approval) -> None:
+    connection.execute(
+        text(
+            "UPDATE node SET status = 'running', reason = NULL WHERE uid = :uid AND mode <> 'host' "
+            "AND NOT EXISTS (SELECT 1 FROM step s WHERE s.node_uid = node.uid AND s.id <> :step "
+            "AND s.status IN ('waiting_approval', 'in_doubt'))"
+        ),
+        {"uid": approval.node_uid, "step": approval.step_id},
+    )
+
+
+def _deny(
+    parts: Parts,
+    connection: Connection,
+    step: journal.LoadedStep,
+    approval: Approval,
+    answer: Answer,
+    now: int,
+) -> list[Hint]:
+    if approval.kind == "in_doubt":
+        status, reason = StepStatus.FAILED, "in_doubt"
+        output = ToolOutput.failed(
+            ErrorCode.TOOL_EXECUTION_FAILED,
+            f"{step.tool_name} was cut off and is not run again; whether it took effect is unknown",
+            {"reason": "in_doubt", "answered_by": answer.principal},
+        )
+        message = tool_result(step, output)
+    else:
+        status, reason = StepStatus.DENIED, "denied"
+        message = create_approval_resolution_message(
+            request_id=approval.request_id,
+            approved=False,
+            approved_by=answer.principal,
+            tool_name=step.tool_name,
+            reason=answer.reason,
+        )
+    # The step's chain is left as it is: the answer is in the control chain.
+    chain = Chain(step.id, step.fence, [step.head or ""], n=1)
+    recording = Recording(step, chain, parts.database.now_sql, now)
+    recording.change.guard(
+        "UPDATE step SET status = :status, reason = :reason, propagated = :done, "
+        "finished_at = CAST(:now AS BIGINT) WHERE id = :id AND status IN ('waiting_approval', 'in_doubt')",
+        status=status,
+        reason=reason,
+        done=step.siblings == 1,
+        now=now,
+        id=step.id,
+    )
+    answer_model(recording, dict(message))
+    if not recording.change.apply(connection):
+        raise ApprovalRefused(
+            f"the call of approval request {approval.request_id} no longer waits", code="already_resolved"
+        )
+    return [*recording.hints, AdvanceHint(step.session_id)]
+
+
+def expire(parts: Parts, request_id: str) -> bool:
+    """Deny a request by default once it has expired; used by the sweep."""
+    with parts.database.writing() as connection:
+        approval = find_approval(connection, request_id)
+        if approval is None or approval.status != "pending":
+            return False
+        session = find_session(connection, approval.session_id, lock=True)
+        assert session is not None
+        now = int(connection.execute(text(f"SELECT {parts.database.now_sql}")).scalar_one())
+        if approval.expires_at > now:
+            return False
+        answer = Answer(request_id, False, "kernel:expiry", "kernel", "no answer came in time")
+        receipts = _write_answer(connection, session, approval, answer, now)
+        connection.execute(
+            text("UPDATE approval SET status = 'expired' WHERE id = :id"), {"id": request_id}
+        )
+        hints = _move_step(parts, connection, approval, answer, now)
+    parts.live.announce(approval.session_id, approval.node_id, receipts, resolved=[request_id])
+    parts.publisher.publish(hints)
+    return True
+

@@ -1,0 +1,307 @@
+"""Runs one worker-driven step: load, decide, start, act, record, publish.
+
+A message only says where to look. Everything that decides is read from SQL and from the workspace file
+of this process; a duplicate finds nothing to claim.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import time
+from dataclasses import dataclass
+from typing import Any
+
+from runtime.core.chain import Chain, Receipt
+from runtime.core.lifecycle import StepEvent
+from runtime.core.model import Effect, ExecutionContext, NodeStatus, StepStatus, ToolOutput
+from runtime.engine import advance as advancing
+from runtime.engine.calls import call_of, context_of, new_chain, tool_context
+from runtime.engine.outcome import CallResult, Outcome
+from runtime.engine.park import lose_step, park_step, quarantine_step
+from runtime.engine.parts import Parts, worker_name
+from runtime.engine.record import Recording, add_finish, record_call, record_turn, record_turn_failure
+from runtime.engine.turns import PreparedTurn, make_turn, prepare_node_turn
+from runtime.errors import ErrorCode
+from runtime.kernel.verdict import Verdict, VerdictKind
+from runtime.live.hints import Hint
+from runtime.store import journal
+from runtime.store.journal import Claim, LoadedStep, StepEnd
+from runtime.store.write import Change
+from runtime.tools.process import ToolCrashed, ToolTimedOut
+
+logger = logging.getLogger(__name__)
+
+MARGIN = 0.5
+"""Share of a lease that must be left when the call is about to be made."""
+
+
+@dataclass(slots=True)
+class _Attempt:
+    """One attempt at a step, from the load to the record."""
+
+    step: LoadedStep
+    ctx: ExecutionContext
+    verdict: Verdict
+    chain: Chain
+    loaded_at: float
+    prepared: PreparedTurn | None = None
+
+    @property
+    def now(self) -> int:
+        """The database's clock as loaded plus the time elapsed since."""
+        return self.step.now + round((time.monotonic() - self.loaded_at) * 1000)
+
+
+class Executor:
+    """Runs steps for the tasks of one worker process."""
+
+    def __init__(self, parts: Parts) -> None:
+        self.parts = parts
+
+    def run_step(self, step_id: str, queues: tuple[str, ...]) -> None:
+        """Run a step if it is due, unclaimed and on a queue that this worker consumes.
+
+        Raises:
+            SpecTampered: If the workspace file changed; nothing was claimed.
+        """
+        workspace = self.parts.host.workspace
+        workspace.ensure_unchanged()
+        step = journal.load_step(self.parts.database, step_id, workspace.hash)
+        loaded_at = time.monotonic()
+        if step is None or step.driver != "worker" or not step.claimable or step.queue not in queues:
+            return
+        if not step.workspace_active:
+            logger.error(
+                "workspace file %s (hash %s) is not active, so this worker runs nothing; "
+                "run 'agent-runtime config activate' with it, or start the worker with the active file",
+                workspace.path,
+                workspace.hash[:12],
+            )
+            return
+        if step.lease_expired and self._give_up(step):
+            return
+        self._attempt(step, queues, loaded_at)
+
+    def advance(self, session_id: str) -> None:
+        """Promote and settle a session, then publish what became ready."""
+        self.parts.crash.reach("advance.before_commit")
+        hints = advancing.advance(self.parts.database, session_id)
+        self.parts.crash.reach("advance.after_commit")
+        self.parts.publisher.publish(hints)
+
+    # --- deciding ---------------------------------------------------------------------------------
+
+    def _give_up(self, step: LoadedStep) -> bool:
+        """Handle a step whose holder was lost and which must not simply run again."""
+        tool = self.parts.host.registry.get(step.tool_name)
+        effect = Effect.READ if step.is_turn else (tool.effect if tool else Effect.ONCE)
+        event = journal.effect_of_crash(effect, step.crashes, self.parts.settings.max_crashes)
+        if event is StepEvent.LOSE:
+            lose_step(self.parts, step, "the worker that ran it was lost")
+        elif event is StepEvent.QUARANTINE:
+            quarantine_step(self.parts, step)
+        else:
+            return False
+        return True
+
+    def _attempt(self, step: LoadedStep, queues: tuple[str, ...], loaded_at: float) -> None:
+        ctx = context_of(step)
+        prepared = self._prepare(step, ctx) if step.is_turn else None
+        verdict = self.parts.host.decide(call_of(step, ctx, prepared))
+        chain = new_chain(step, ctx, self.parts.host.workspace.hash)
+        attempt = _Attempt(step, ctx, verdict, chain, loaded_at, prepared)
+        receipts = []
+        if step.lease_expired:
+            receipts.append(
+                chain.add(
+                    "tool_call_finished", {"result": "crashed", "of_fence": step.fence, "at": attempt.now}
+                )
+            )
+        receipts.append(
+            chain.add("tool_call_started", {**verdict.receipt_fields(), "at": attempt.now})
+        )
+        if verdict.kind is VerdictKind.PARK:
+            park_step(self.parts, self._recording(attempt, receipts), verdict, attempt.now)
+        elif verdict.kind is VerdictKind.REFUSE or (prepared and prepared.failure):
+            self._refuse(attempt, receipts)
+        elif self._start(attempt, receipts, queues):
+            self._act_and_record(attempt)
+
+    def _prepare(self, step: LoadedStep, ctx: ExecutionContext) -> PreparedTurn:
+        transcript = journal.load_transcript(self.parts.database, step.node_uid, step.messages_before)
+        return prepare_node_turn(
+            self.parts,
+            step.definition,
+            transcript,
+            ctx,
+            transcript_digest=step.transcript_digest,
+            transcript_bytes=step.transcript_bytes,
+            turn_index=step.turn_index,
+        )
+
+    # --- starting ---------------------------------------------------------------------------------
+
+    def _start(self, attempt: _Attempt, receipts: list[Receipt], queues: tuple[str, ...]) -> bool:
+        step, database = attempt.step, self.parts.database
+        change = Change()
+        claim = Claim(worker_name(), self.parts.lease_ms, queues, self.parts.host.workspace.hash)
+        journal.guard_start(change, step, claim, attempt.chain.head or "", database.now_sql)
+        if step.node_status != NodeStatus.RUNNING:
+            change.update(
+                "UPDATE node SET status = 'running', reason = NULL WHERE uid = :uid "
+                "AND status IN ('pending', 'ready', 'scheduled', 'waiting_approval')",
+                uid=step.node_uid,
+            )
+        journal.add_evidence(change, step.session_id, receipts, [attempt.verdict.input])
+        self.parts.crash.reach("start.before_commit")
+        if not journal.apply(database, change):
+            return False
+        self.parts.crash.reach("start.after_commit")
+        self.parts.live.announce(step.session_id, step.node_id, receipts)
+        return True
+
+    # --- acting -----------------------------------------------------------------------------------
+
+    def _act_and_record(self, attempt: _Attempt) -> None:
+        deadline_s = self._deadline(attempt)
+        step, chain = attempt.step, attempt.chain
+        with self.parts.leases.holding(step.id, chain.fence, deadline_s + 5) as lease:
+            if lease.margin() < self.parts.leases.lease_s * MARGIN:
+                self._release(attempt)
+                return
+            outcome = self._act(attempt, deadline_s)
+        if outcome is None:
+            lose_step(self.parts, step, "its process died or its time ran out in mid-call", chain=chain)
+            return
+        self._record(attempt, outcome)
+
+    def _deadline(self, attempt: _Attempt) -> float:
+        if attempt.prepared and attempt.prepared.profile:
+            return attempt.prepared.profile.profile.timeouts.total
+        tool = self.parts.host.registry.get(attempt.step.tool_name)
+        return tool.time_limit if tool else 1.0
+
+    def _act(self, attempt: _Attempt, deadline_s: float) -> Outcome | None:
+        """Make the call. ``None`` says that a ``once`` call was cut off and its effect is unknown."""
+        step, chain = attempt.step, attempt.chain
+        sent = 0
+
+        def progress(snapshot: Any) -> None:
+            nonlocal sent
+            self.parts.live.progress(
+                step.session_id, step.node_id, step.id, chain.fence, chain.n + sent, snapshot
+            )
+            sent += 1
+
+        if attempt.prepared is not None:
+            return make_turn(
+                self.parts, attempt.prepared, attempt=step.attempts + 1, on_snapshot=progress,
+                deadline_s=deadline_s,
+            )  # fmt: skip
+        return self._call_tool(attempt, deadline_s, progress)
+
+    def _call_tool(self, attempt: _Attempt, deadline_s: float, on_progress: Any) -> Outcome | None:
+        tool = self.parts.host.registry.get(attempt.step.tool_name)
+        assert tool is not None
+        started, snapshots = time.monotonic(), []
+
+        def progress(data: Any) -> None:
+            snapshot = {"sequence": len(snapshots), "state": "partial", "data": data}
+            snapshots.append(snapshot)
+            on_progress(snapshot)
+
+        try:
+            output = self.parts.runner.run(
+                tool,
+                json.loads(attempt.verdict.input.text),
+                tool_context(attempt.step, attempt.ctx, attempt.verdict),
+                deadline_s=deadline_s,
+                on_progress=progress,
+            )
+        except (ToolCrashed, ToolTimedOut) as error:
+            if tool.effect is Effect.ONCE:
+                return None
+            output = ToolOutput.failed(
+                ErrorCode.TOOL_EXECUTION_FAILED,
+                str(error),
+                {"reason": "timeout" if isinstance(error, ToolTimedOut) else "crashed"},
+            )
+        return Outcome(
+            output,
+            CallResult.SUCCESS if output.success else CallResult.FAILURE,
+            progress=tuple(snapshots),
+            duration_ms=round((time.monotonic() - started) * 1000),
+        )
+
+    # --- recording --------------------------------------------------------------------------------
+
+    def _recording(self, attempt: _Attempt, receipts: list[Receipt]) -> Recording:
+        return Recording(
+            attempt.step,
+            attempt.chain,
+            self.parts.database.now_sql,
+            attempt.now,
+            receipts=receipts,
+            contents=[attempt.verdict.input] if receipts else [],
+        )
+
+    def _refuse(self, attempt: _Attempt, receipts: list[Receipt]) -> None:
+        """Record a call that must not run: one transaction with both of its receipts."""
+        output = attempt.verdict.output
+        denied = attempt.verdict.denied
+        if output is None:
+            assert attempt.prepared is not None
+            output, denied = ToolOutput(success=False, error=attempt.prepared.failure), False
+        outcome = Outcome(output, CallResult.DENIED if denied else CallResult.FAILURE)
+        self._commit(attempt, self._recording(attempt, receipts), outcome)
+
+    def _record(self, attempt: _Attempt, outcome: Outcome) -> None:
+        self._commit(attempt, self._recording(attempt, []), outcome)
+
+    def _commit(self, attempt: _Attempt, recording: Recording, outcome: Outcome) -> None:
+        add_finish(recording, outcome, list(attempt.verdict.decisions))
+        if not attempt.step.is_turn:
+            record_call(recording, outcome)
+        elif outcome.output.success:
+            record_turn(recording, outcome, self.parts.host.queue_of)
+        else:
+            record_turn_failure(recording, outcome)
+        self.parts.crash.reach("record.before_commit")
+        if not journal.apply(self.parts.database, recording.change):
+            self._testify(attempt, recording)
+            return
+        self.parts.crash.reach("record.after_commit")
+        self._publish(attempt.step, recording.receipts, recording.hints)
+
+    def _publish(self, step: LoadedStep, receipts: list[Receipt], hints: list[Hint]) -> None:
+        self.parts.live.announce(step.session_id, step.node_id, receipts)
+        self.parts.crash.reach("publish.before")
+        self.parts.publisher.publish(hints)
+
+    def _release(self, attempt: _Attempt) -> None:
+        """Give back a claim whose lease ran down before the call was made; nothing happened."""
+        recording = self._recording(attempt, [])
+        recording.receipts.append(
+            attempt.chain.add("tool_call_finished", {"result": "released", "at": attempt.now})
+        )
+        end = StepEnd(StepEvent.RELEASE, StepStatus.READY, attempt.chain.head, reason="released")
+        journal.guard_record(
+            recording.change, attempt.step, attempt.chain.fence, end, self.parts.database.now_sql
+        )
+        journal.add_evidence(recording.change, attempt.step.session_id, recording.receipts)
+        journal.apply(self.parts.database, recording.change)
+
+    def _testify(self, attempt: _Attempt, recording: Recording) -> None:
+        """A stale holder adds what it saw to its own chain, as testimony, never as state."""
+        if attempt.chain.fence != attempt.step.fence + 1 or recording.receipts[:1] == []:
+            return
+        if recording.receipts[0].n == 0:
+            return  # a refusal that lost its race: nothing of this chain was ever committed
+        change = Change()
+        journal.add_evidence(change, attempt.step.session_id, recording.receipts, recording.contents)
+        journal.apply(self.parts.database, change)
+        logger.warning(
+            "step %s was taken over while this worker ran it; its result is kept as testimony",
+            attempt.step.id,
+        )

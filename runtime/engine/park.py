@@ -1,0 +1,160 @@
+"""Ends of an attempt that wait for a person: parked calls, calls in doubt, quarantined steps."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from runtime.core.canonical import canonical_json
+from runtime.core.chain import Chain
+from runtime.core.lifecycle import StepEvent
+from runtime.core.model import NodeStatus, StepStatus, ToolOutput
+from runtime.engine.calls import call_of, context_of
+from runtime.engine.outcome import CallResult, Outcome
+from runtime.engine.parts import Parts, worker_name
+from runtime.engine.record import Recording, add_finish
+from runtime.errors import ErrorCode
+from runtime.kernel.verdict import Verdict
+from runtime.live.hints import AdvanceHint
+from runtime.store import journal
+from runtime.store.ids import new_id
+from runtime.store.journal import LoadedStep
+from runtime.store.rows import continuation_row
+from runtime.store.tables import ApprovalRow, ContinuationRow
+
+
+def park_step(parts: Parts, recording: Recording, verdict: Verdict, now: int) -> None:
+    """Park a call until a person answers; nothing waits in a worker."""
+    assert verdict.output is not None
+    assert verdict.request_id is not None
+    outcome = Outcome(verdict.output, CallResult.DENIED)
+    add_finish(recording, outcome, list(verdict.decisions))
+    recording.end(
+        StepEvent.PARK, StepStatus.WAITING_APPROVAL, outcome,
+        reason="approval_required", approval_id=verdict.request_id,
+    )  # fmt: skip
+    _ask(
+        parts, recording, kind="call", request_id=verdict.request_id, digest=verdict.digest or "",
+        input_text=verdict.input.text, decisions=list(verdict.decisions),
+        message=verdict.output.error.message if verdict.output.error else "", now=now,
+    )  # fmt: skip
+    _commit(parts, recording, verdict.request_id, now)
+
+
+def lose_step(parts: Parts, step: LoadedStep, why: str, chain: Chain | None = None) -> None:
+    """Put a ``once`` call that was cut off in doubt, and ask a person whether to run it again."""
+    fence_held = chain is not None
+    chain = chain or Chain(
+        step.id,
+        step.fence + 1,
+        step.chain_cites,
+        common={"session_id": step.session_id, "node_id": step.node_id, "tool_name": step.tool_name,
+                "worker": worker_name()},
+    )
+    recording = Recording(step, chain, parts.database.now_sql, step.now)
+    message = (
+        f"{step.tool_name} was cut off ({why}); whether it took effect is unknown. "
+        "Check the target; to run it again may do it twice"
+    )
+    outcome = Outcome(
+        ToolOutput.failed(ErrorCode.TOOL_EXECUTION_FAILED, message, {"reason": "in_doubt"}),
+        CallResult.IN_DOUBT,
+    )
+    if not fence_held:
+        recording.receipts.append(
+            chain.add("tool_call_finished", {"result": "crashed", "of_fence": step.fence, "at": step.now})
+        )
+    add_finish(recording, outcome, [])
+    request_id = new_id("apr")
+    recording.end(
+        StepEvent.LOSE, StepStatus.IN_DOUBT, outcome, reason="in_doubt", approval_id=request_id
+    )
+    digest = parts.host.digest_of(call_of(step, context_of(step)), request_id)
+    _ask(
+        parts, recording, kind="in_doubt", request_id=request_id, digest=digest,
+        input_text=step.input or "null", decisions=[], message=message, now=step.now,
+    )  # fmt: skip
+    _commit(parts, recording, request_id, step.now)
+
+
+def quarantine_step(parts: Parts, step: LoadedStep) -> None:
+    """Take a step out of circulation that crashed its workers too often; a resume resets it."""
+    chain = Chain(step.id, step.fence + 1, step.chain_cites, common={"session_id": step.session_id})
+    recording = Recording(step, chain, parts.database.now_sql, step.now)
+    outcome = Outcome(
+        ToolOutput.failed(
+            ErrorCode.TOOL_EXECUTION_FAILED,
+            f"{step.tool_name} lost its worker {step.crashes + 1} times; mend it, then resume the session",
+            {"reason": "quarantined", "crashes": step.crashes + 1},
+        ),
+        CallResult.CRASHED,
+    )
+    add_finish(recording, outcome, [])
+    recording.end(StepEvent.QUARANTINE, StepStatus.QUARANTINED, outcome, reason="crashes")
+    recording.change.update(
+        "UPDATE node SET status = :status, reason = 'quarantined' WHERE uid = :uid",
+        uid=step.node_uid,
+        status=NodeStatus.SUSPENDED,
+    )
+    if journal.apply(parts.database, recording.change):
+        parts.live.announce(step.session_id, step.node_id, recording.receipts)
+
+
+def _ask(
+    parts: Parts,
+    recording: Recording,
+    *,
+    kind: str,
+    request_id: str,
+    digest: str,
+    input_text: str,
+    decisions: list[Any],
+    message: str,
+    now: int,
+) -> None:
+    """Insert the question and mark the node as waiting."""
+    step = recording.step
+    expires = now + round(parts.host.workspace.approvals.expires_after.total_seconds() * 1000)
+    recording.change.update(
+        "UPDATE node SET status = :status, reason = :reason WHERE uid = :uid AND mode <> 'host'",
+        uid=step.node_uid,
+        status=NodeStatus.WAITING_APPROVAL,
+        reason="in_doubt" if kind == "in_doubt" else None,
+    )
+    recording.change.insert(
+        ApprovalRow,
+        [
+            {
+                "id": request_id,
+                "kind": kind,
+                "session_id": step.session_id,
+                "node_uid": step.node_uid,
+                "node_id": step.node_id,
+                "step_id": step.id,
+                "tool_name": step.tool_name,
+                "digest": digest,
+                "input": input_text,
+                "policy_decisions": canonical_json(decisions),
+                "message": canonical_json(message),
+                "principal": step.principal,
+                "status": "pending",
+                "requested_at": now,
+                "expires_at": expires,
+            }
+        ],
+    )
+    recording.change.insert(
+        ContinuationRow,
+        [continuation_row(step.session_id, "approval_required", now, step.node_id, request_id)],
+    )
+
+
+def _commit(parts: Parts, recording: Recording, request_id: str, now: int) -> None:
+    parts.crash.reach("record.before_commit")
+    if not journal.apply(parts.database, recording.change):
+        return
+    parts.crash.reach("record.after_commit")
+    step = recording.step
+    parts.live.announce(
+        step.session_id, step.node_id, recording.receipts, parked={request_id: now}
+    )
+    parts.publisher.publish([AdvanceHint(step.session_id)])

@@ -1,0 +1,373 @@
+"""What follows from the end of a step: receipts, messages, next steps, the end of a node.
+
+Every function adds to one `Change`; the caller commits it under the fence and then publishes the hints.
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass, field
+from typing import Any
+
+from runtime.core.canonical import canonical_json
+from runtime.core.chain import Chain, Content, Receipt, text_hash
+from runtime.core.lifecycle import StepEvent
+from runtime.core.messages import create_tool_result_message
+from runtime.core.model import TURN_TOOL, NodeStatus, StepKind, StepStatus, ToolOutput
+from runtime.live.hints import AdvanceHint, Hint, StepHint
+from runtime.engine.outcome import CallResult, Outcome
+from runtime.store.ids import step_id
+from runtime.store.journal import LoadedStep, StepEnd, add_evidence, guard_record
+from runtime.store.rows import continuation_row, message_row, step_row
+from runtime.store.tables import ContinuationRow, MessageRow, StepRow
+from runtime.store.write import Change
+
+REPUBLISH_MS = 5_000
+"""How long after a commit the sweep waits for the writer's own hint to be acted on."""
+
+
+@dataclass(slots=True)
+class Recording:
+    """One record under construction.
+
+    Attributes:
+        step: The step as it was loaded.
+        chain: The chain of the attempt that is recorded; its fence is the writer's.
+        now_sql: SQL of the database's clock.
+        now: The loaded clock plus the time elapsed since, for values that are rows.
+        queue_of: Queue by tool name.
+    """
+
+    step: LoadedStep
+    chain: Chain
+    now_sql: str
+    now: int
+    change: Change = field(default_factory=Change)
+    receipts: list[Receipt] = field(default_factory=list)
+    contents: list[Content] = field(default_factory=list)
+    hints: list[Hint] = field(default_factory=list)
+
+    def end(self, event: StepEvent, status: StepStatus, outcome: Outcome, **values: Any) -> None:
+        """Guard the step's row and write its end; receipts and blobs go with it."""
+        error = outcome.output.error
+        end = StepEnd(
+            event=event,
+            status=status,
+            head=self.chain.head or self.step.head,
+            error=canonical_json(error.model_dump()) if error else None,
+            usage=canonical_json(outcome.usage) if outcome.usage else None,
+            **values,
+        )
+        guard_record(self.change, self.step, self.chain.fence, end, self.now_sql)
+        add_evidence(self.change, self.step.session_id, self.receipts, self.contents)
+
+
+def add_finish(recording: Recording, outcome: Outcome, decisions: list[Any]) -> None:
+    """Add the progress receipts and the finished receipt of an outcome."""
+    for number, snapshot in enumerate(outcome.progress):
+        content = Content.of(snapshot)
+        recording.contents.append(content)
+        recording.receipts.append(
+            recording.chain.add("tool_call_progress", {"sequence": number, **content.cited_as("snapshot")})
+        )
+    fields: dict[str, Any] = {
+        "result": outcome.result,
+        "policy_decisions": decisions,
+        "duration_ms": outcome.duration_ms,
+        "artifacts_written": [],
+        "at": recording.now,
+    }
+    if outcome.output.success and outcome.output.data is not None:
+        content = Content.of(outcome.output.data)
+        recording.contents.append(content)
+        fields |= content.cited_as("output")
+    if outcome.output.error is not None:
+        content = Content.of(outcome.output.error.model_dump())
+        recording.contents.append(content)
+        fields |= content.cited_as("error")
+    if outcome.usage:
+        fields["usage"] = outcome.usage
+    recording.receipts.append(recording.chain.add("tool_call_finished", fields))
+
+
+# --- turns ----------------------------------------------------------------------------------------
+
+
+def record_turn(recording: Recording, outcome: Outcome, queue_of: Any) -> None:
+    """Record a turn that answered: its tool calls become steps, or its node ends."""
+    step = recording.step
+    message = _assistant_message(outcome, step)
+    text = canonical_json(message)
+    recording.change.insert(
+        MessageRow, [message_row(step.node_uid, step.messages_before, "assistant", text)]
+    )
+    ends = not outcome.calls or step.mode == "turn"
+    recording.end(
+        StepEvent.SUCCEED,
+        StepStatus.SUCCEEDED,
+        outcome,
+        output=canonical_json(outcome.output.data),
+        propagated=not ends,
+    )
+    if ends:
+        end_node(
+            recording,
+            NodeStatus.COMPLETED,
+            "branch_completed",
+            result=outcome.output.data,
+            turns=step.turn_index + 1,
+            tool_calls=step.calls_before,
+        )
+        return
+    digest, size = extend_transcript(step.transcript_digest, step.transcript_bytes, text)
+    rows = [
+        _call_row(recording, outcome, index, queue_of, digest, size)
+        for index in range(len(outcome.calls))
+    ]
+    recording.hints.extend(hint_of(row) for row in rows)
+    if len(rows) > 1:
+        rows.append(_next_turn_row(recording, step.turn_index + 1, status=StepStatus.PENDING,
+                                   calls_before=step.calls_before + len(outcome.calls),
+                                   messages_before=step.messages_before + 1 + len(outcome.calls),
+                                   digest=digest, size=size, siblings=len(outcome.calls)))
+    recording.change.insert(StepRow, rows)
+
+
+def record_turn_failure(recording: Recording, outcome: Outcome) -> None:
+    """Record a turn that failed: it runs again later, or its node ends in error."""
+    step = recording.step
+    if outcome.retry_in_ms is not None:
+        recording.end(
+            StepEvent.RETRY, StepStatus.READY, outcome, due_in_ms=outcome.retry_in_ms, reason="retry"
+        )
+        return
+    denied = outcome.result is CallResult.DENIED
+    recording.end(
+        StepEvent.DENY if denied else StepEvent.FAIL,
+        StepStatus.DENIED if denied else StepStatus.FAILED,
+        outcome,
+        propagated=False,
+    )
+    end_node(
+        recording,
+        NodeStatus.ERROR,
+        "error",
+        error=outcome.output.error.model_dump() if outcome.output.error else None,
+        turns=step.turn_index + 1,
+        tool_calls=step.calls_before,
+    )
+
+
+def _assistant_message(outcome: Outcome, step: LoadedStep) -> dict[str, Any]:
+    message = dict(outcome.assistant_message or {"role": "assistant", "content": ""})
+    if outcome.calls:
+        message["tool_calls"] = [
+            {
+                "id": call_id(step.calls_before + index),
+                "provider_id": call.provider_call_id,
+                "name": call.name,
+                "input": call.input,
+            }
+            for index, call in enumerate(outcome.calls)
+        ]
+    return message
+
+
+def call_id(calls_before: int) -> str:
+    """The id under which a node's n-th tool call is known to the model, n counted from 1."""
+    return f"agent-runtime-tool-call-{calls_before + 1}"
+
+
+def _call_row(
+    recording: Recording, outcome: Outcome, index: int, queue_of: Any, digest: str, size: int
+) -> dict[str, Any]:
+    step, call = recording.step, outcome.calls[index]
+    content = Content.of(call.input)
+    if not content.inline:
+        add_evidence(recording.change, step.session_id, (), (content,))
+    return step_row(
+        id=step_id(step.node_uid, step.turn_index, index + 1),
+        session_id=step.session_id,
+        node_uid=step.node_uid,
+        node_id=step.node_id,
+        kind=StepKind.TOOL_CALL,
+        turn_index=step.turn_index,
+        call_index=index + 1,
+        tool_name=call.name,
+        queue=queue_of(call.name),
+        due_at=recording.now,
+        publish_at=recording.now + REPUBLISH_MS,
+        cites=json.dumps([recording.chain.head]),
+        input=content.text if content.inline else None,
+        input_hash=content.hash,
+        call_id=call_id(step.calls_before + index),
+        calls_before=step.calls_before + index,
+        messages_before=step.messages_before + 1,
+        transcript_digest=digest,
+        transcript_bytes=size,
+        siblings=len(outcome.calls),
+        intent=outcome.intent,
+    )
+
+
+def _next_turn_row(
+    recording: Recording,
+    turn_index: int,
+    *,
+    status: StepStatus,
+    calls_before: int,
+    messages_before: int,
+    digest: str,
+    size: int,
+    siblings: int = 1,
+    cites: tuple[str, ...] = (),
+) -> dict[str, Any]:
+    step = recording.step
+    return step_row(
+        id=step_id(step.node_uid, turn_index, 0),
+        session_id=step.session_id,
+        node_uid=step.node_uid,
+        node_id=step.node_id,
+        kind=StepKind.TURN,
+        turn_index=turn_index,
+        call_index=0,
+        tool_name=TURN_TOOL,
+        queue="turns",
+        status=status,
+        due_at=recording.now,
+        publish_at=recording.now + REPUBLISH_MS,
+        cites=json.dumps(cites),
+        calls_before=calls_before,
+        messages_before=messages_before,
+        transcript_digest=digest,
+        transcript_bytes=size,
+        siblings=siblings,
+    )
+
+
+# --- tool calls -----------------------------------------------------------------------------------
+
+
+def record_call(recording: Recording, outcome: Outcome) -> None:
+    """Record a tool call that ended, well or not; the model is told in the next turn."""
+    step = recording.step
+    event, status = {
+        CallResult.SUCCESS: (StepEvent.SUCCEED, StepStatus.SUCCEEDED),
+        CallResult.DENIED: (StepEvent.DENY, StepStatus.DENIED),
+    }.get(outcome.result, (StepEvent.FAIL, StepStatus.FAILED))
+    data = outcome.output.data
+    recording.end(
+        event,
+        status,
+        outcome,
+        output=canonical_json(data) if outcome.output.success else None,
+        propagated=step.siblings == 1,
+    )
+    answer_model(recording, tool_result(step, outcome.output))
+
+
+def tool_result(step: LoadedStep, output: ToolOutput) -> dict[str, Any]:
+    """The tool message that tells the model what came of a call."""
+    message = create_tool_result_message(
+        tool_name=step.tool_name, tool_call_id=step.call_id or step.id, output=output
+    )
+    return dict(message)
+
+
+def answer_model(recording: Recording, message: dict[str, Any]) -> None:
+    """Append a call's message, and insert the next turn if this was the turn's sole call."""
+    step = recording.step
+    text = canonical_json(message)
+    number = step.messages_before + step.call_index - 1
+    recording.change.insert(MessageRow, [message_row(step.node_uid, number, "tool", text)])
+    if step.siblings > 1:
+        recording.hints.append(AdvanceHint(step.session_id))
+        return
+    digest, size = extend_transcript(step.transcript_digest, step.transcript_bytes, text)
+    suspends = step.turn_index + 1 >= step.turn_budget
+    row = _next_turn_row(
+        recording,
+        step.turn_index + 1,
+        status=StepStatus.PENDING if suspends else StepStatus.READY,
+        calls_before=step.calls_before + 1,
+        messages_before=number + 1,
+        digest=digest,
+        size=size,
+        cites=(recording.chain.head or "",),
+    )
+    recording.change.insert(StepRow, [row])
+    if suspends:
+        suspend_node(recording)
+    else:
+        recording.hints.append(hint_of(row))
+
+
+def suspend_node(recording: Recording) -> None:
+    """Suspend a node whose turn budget is used up; its next turn stays pending until a resume."""
+    step = recording.step
+    recording.change.update(
+        "UPDATE node SET status = :status, reason = 'max_turns', turns = :turns, tool_calls = :calls "
+        "WHERE uid = :uid",
+        uid=step.node_uid,
+        status=NodeStatus.SUSPENDED,
+        turns=step.turn_index + 1,
+        calls=step.calls_before + 1,
+    )
+    recording.change.insert(
+        ContinuationRow,
+        [continuation_row(step.session_id, "suspended", recording.now, step.node_id)],
+    )
+    recording.hints.append(AdvanceHint(step.session_id))
+
+
+# --- shared ---------------------------------------------------------------------------------------
+
+
+def end_node(
+    recording: Recording,
+    status: NodeStatus,
+    continuation: str,
+    *,
+    turns: int,
+    tool_calls: int,
+    result: Any = None,
+    error: Any = None,
+) -> None:
+    """End the step's node, satisfy the edges that leave it, and ask for an advance."""
+    step = recording.step
+    recording.change.update(
+        "UPDATE node SET status = :status, reason = NULL, result = :result, error = :error, turns = :turns, "
+        "tool_calls = :calls, head = :head WHERE uid = :uid",
+        uid=step.node_uid,
+        status=status,
+        result=None if result is None else canonical_json(result),
+        error=None if error is None else canonical_json(error),
+        turns=turns,
+        calls=tool_calls,
+        head=recording.chain.head,
+    )
+    if status is NodeStatus.COMPLETED:
+        recording.change.update(
+            "UPDATE edge SET satisfied = :yes WHERE depends_on_uid = :uid", uid=step.node_uid, yes=True
+        )
+    recording.change.insert(
+        ContinuationRow,
+        [continuation_row(step.session_id, continuation, recording.now, step.node_id)],
+    )
+    recording.hints.append(AdvanceHint(step.session_id))
+
+
+def extend_transcript(digest: str, size: int, text: str) -> tuple[str, int]:
+    """The digest and byte count of a transcript after one more message."""
+    return text_hash(digest + text), size + len(text.encode())
+
+
+def hint_of(row: dict[str, Any]) -> StepHint:
+    """The hint that publishes a step's row."""
+    return StepHint(
+        step_id=row["id"],
+        session_id=row["session_id"],
+        node_id=row["node_id"],
+        kind=StepKind(row["kind"]),
+        queue=row["queue"],
+    )

@@ -1,0 +1,1 @@
+"""Decides every governed call and builds its receipts."""

@@ -1,0 +1,381 @@
+"""The kernel: decides every governed call, in one fixed order.
+
+Look up, scopes, policy, grant, limits, input. The decision is made where the call runs, every time, from the
+workspace file that this process loaded; what the caller, a message or the model says can only narrow it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+from runtime.core.chain import Content, call_digest
+from runtime.core.intents import forecast, intent_layer
+from runtime.core.model import (
+    TURN_TOOL,
+    Decision,
+    Effect,
+    ExecutionContext,
+    NetworkScope,
+    PolicyDecision,
+    Scope,
+    ToolOutput,
+)
+from runtime.core.policy import (
+    ON_TOOL_REQUEST,
+    CompiledPolicy,
+    PolicyContext,
+    compile_policy,
+)
+from runtime.core.scopes import ScopeGrant, grant_scopes
+from runtime.errors import ConfigurationError, ErrorCode, InvalidInput
+from runtime.kernel.verdict import Call, Verdict, VerdictKind, reasons
+from runtime.store.ids import new_id
+from runtime.tools.declare import ToolDefinition
+from runtime.tools.registry import ToolRegistry
+from runtime.workspace import Workspace
+
+TURN_DESCRIPTION = "Make one governed model call and return its normalised output."
+
+
+@dataclass(frozen=True, slots=True)
+class Capability:
+    """What a listing says of a tool itself."""
+
+    name: str
+    description: str
+    input_schema: dict[str, Any] | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class GovernedTool:
+    """One entry of a governed listing.
+
+    Attributes:
+        capability: Name, description and input schema.
+        decision: The loosest decision that some input may lead to.
+        depends_on_input: Whether the decision can vary with the input or the intent.
+        scopes: What a call would be granted.
+    """
+
+    capability: Capability
+    decision: Decision
+    depends_on_input: bool
+    scopes: tuple[Scope, ...]
+
+
+class ToolHost:
+    """Decides calls under one workspace file and one set of tools.
+
+    Args:
+        workspace: The ceiling.
+        registry: The tools that can be called.
+    """
+
+    def __init__(self, workspace: Workspace, registry: ToolRegistry) -> None:
+        self.workspace = workspace
+        self.registry = registry
+        self._policies: dict[str | None, CompiledPolicy] = {}
+
+    @cached_property
+    def _intents(self) -> Any:
+        return self.workspace.intents
+
+    def queue_of(self, tool_name: str) -> str:
+        """The queue on which calls of a tool run; unknown tools are refused on ``tools``."""
+        tool = self.registry.get(tool_name)
+        return tool.queue if tool else "tools"
+
+    # --- deciding ---------------------------------------------------------------------------------
+
+    def decide(self, call: Call) -> Verdict:
+        """Decide one call; every outcome is a value, so that it leaves a receipt."""
+        try:
+            content = Content.of(call.input)
+        except InvalidInput as error:
+            return _refuse(Content.of(None), Effect.ONCE, ErrorCode.INVALID_INPUT, str(error))
+        is_turn = call.tool_name == TURN_TOOL
+        tool = None if is_turn else self.registry.get(call.tool_name)
+        if tool is None and not is_turn:
+            return _refuse(
+                content,
+                Effect.READ,
+                ErrorCode.TOOL_NOT_FOUND,
+                f"tool {call.tool_name!r} is not registered; tools.modules of the workspace file names "
+                "what is loaded",
+                denied=True,
+            )
+        required = tool.scopes if tool else _turn_scopes(call.network)
+        try:
+            scopes = self._grant(call.ctx, tool, required)
+        except ConfigurationError as error:
+            return _refuse(content, Effect.READ, ErrorCode.SCOPE_DENIED, str(error), denied=True)
+        effect = tool.effect if tool else Effect.READ
+        return _Decision(self, call, content, tool, effect, tuple(required), scopes).verdict()
+
+    def _grant(self, ctx: ExecutionContext, tool: ToolDefinition | None, required: Any) -> ScopeGrant:
+        lane = self.workspace.lane(ctx.lane_id).allowed_scopes if ctx.lane_id is not None else None
+        if tool is None:
+            # The task's scopes bound tools; a turn is bounded by its profile's hosts.
+            return grant_scopes(self.workspace.allowed_scopes, lane, None, required)
+        return grant_scopes(
+            self.workspace.allowed_scopes, lane, ctx.allowed_scopes, required, tool.scopes_mode
+        )
+
+    def policy(self, lane_id: str | None) -> CompiledPolicy:
+        """The compiled layers that apply in a lane."""
+        compiled = self._policies.get(lane_id)
+        if compiled is None:
+            layers = [*self.workspace.policy_layers(lane_id)]
+            layers.append(
+                intent_layer(
+                    self._intents, sticky_approvals=self.workspace.approvals.sticky_approvals
+                )
+            )
+            compiled = self._policies[lane_id] = compile_policy(layers)
+        return compiled
+
+    def digest_of(self, call: Call, request_id: str) -> str:
+        """The digest of one exact call, to which a grant is bound."""
+        tool = self.registry.get(call.tool_name)
+        return call_digest(
+            request_id=request_id,
+            session_id=call.session_id,
+            node_id=call.node_id,
+            call_id=call.call_id,
+            tool_name=call.tool_name,
+            tool_digest=tool.digest if tool else call.tool_name,
+            principal=call.ctx.principal,
+            input_text=Content.of(call.input).text,
+        )
+
+    # --- discovery --------------------------------------------------------------------------------
+
+    def list_governed_tools(self, ctx: ExecutionContext) -> list[GovernedTool]:
+        """List the tools that some input could call in a context, in the order of registration.
+
+        Tools whose scopes do not fit, and tools that policy denies whatever their input, are left out.
+        """
+        return list(self._listing(ctx))
+
+    def _listing(self, ctx: ExecutionContext) -> Iterator[GovernedTool]:
+        policy = self.policy(ctx.lane_id)
+        for tool in self.registry:
+            scopes = self._grant(ctx, tool, tool.scopes)
+            if scopes.denied:
+                continue
+            found = forecast(policy, policy_context(ctx, tool.name, None, ctx.metadata), self._intents)
+            if found.listed:
+                yield GovernedTool(
+                    Capability(tool.name, tool.description, tool.input_schema),
+                    found.decision,
+                    found.depends_on_input,
+                    scopes.granted,
+                )
+
+
+def policy_context(
+    ctx: ExecutionContext, tool_name: str, arguments: Any, metadata: dict[str, Any]
+) -> PolicyContext:
+    """What policy is shown of a call."""
+    return PolicyContext(
+        trigger=ON_TOOL_REQUEST,
+        run_id=ctx.run_id,
+        task_id=ctx.task_id,
+        tool_name=tool_name,
+        tool_arguments=arguments,
+        execution_metadata=metadata,
+        allowed_intents=ctx.allowed_intents,
+    )
+
+
+def _turn_scopes(network: tuple[str, ...]) -> tuple[Scope, ...]:
+    if not network:
+        return ()
+    return (NetworkScope(posture="allowlist", allowlist_entries=network),)
+
+
+def _refuse(
+    content: Content,
+    effect: Effect,
+    code: str,
+    message: str,
+    *,
+    denied: bool = False,
+    details: dict[str, Any] | None = None,
+    **values: Any,
+) -> Verdict:
+    return Verdict(
+        kind=VerdictKind.REFUSE,
+        input=content,
+        effect=effect,
+        output=ToolOutput.failed(code, message, details),
+        denied=denied,
+        **values,
+    )
+
+
+@dataclass(slots=True)
+class _Decision:
+    """One decision in progress: the checks after look-up, in order."""
+
+    host: ToolHost
+    call: Call
+    content: Content
+    tool: ToolDefinition | None
+    effect: Effect
+    required: tuple[Scope, ...]
+    scopes: ScopeGrant
+    decisions: tuple[PolicyDecision, ...] = ()
+
+    def verdict(self) -> Verdict:
+        """Run the checks; the first refusal stands."""
+        return self._scope_refusal() or self._policy_verdict()
+
+    def _no(self, code: str, message: str, details: dict[str, Any] | None = None, **values: Any) -> Verdict:
+        values.setdefault("denied", True)
+        return _refuse(
+            self.content, self.effect, code, message, details=details,
+            requested=self.required, granted=self.scopes.granted, decisions=self.decisions,
+            tool_digest=self.tool.digest if self.tool else None, **values,
+        )  # fmt: skip
+
+    def _scope_refusal(self) -> Verdict | None:
+        if not self.scopes.denied:
+            return None
+        self.decisions = ({"policy_id": "kernel.scope.boundary", "decision": "deny"},)
+        missing = "; ".join(
+            f"{each.layer or 'the tool'} does not allow {_shown(each.scope)}" for each in self.scopes.missing
+        )
+        reserved = "; ".join(f"{_shown(scope)} is reserved" for scope in self.scopes.reserved)
+        return self._no(
+            ErrorCode.SCOPE_DENIED,
+            f"{self.call.tool_name} needs scopes that it does not get: {reserved or missing}; "
+            "allow them in security.allowed_scopes, the lane and the context, or leave the tool out",
+            {
+                "scope_requested": [scope.model_dump(exclude_none=True) for scope in self.required],
+                "scope_allowed": [scope.model_dump(exclude_none=True) for scope in self.scopes.granted],
+            },
+        )
+
+    def _policy_verdict(self) -> Verdict:
+        call = self.call
+        metadata = {
+            **call.ctx.metadata,
+            "agent_intent": call.intent,
+            "agent_turn_index": call.turn_index,
+            "agent_tool_call_count": call.tool_calls,
+        }
+        result = self.host.policy(call.ctx.lane_id).evaluate(
+            policy_context(call.ctx, call.tool_name, call.input, metadata)
+        )
+        self.decisions = result.decisions
+        if result.decision is Decision.DENY:
+            why = reasons(result.decisions, "deny") or (
+                "no rule and no intent allows it; add the tool to an intent's allow_tools or write an allow rule"
+            )
+            return self._no(
+                ErrorCode.POLICY_DENIED,
+                f"{call.tool_name} is denied under intent {call.intent!r}: {why}",
+                {"policy_decisions": list(result.decisions), "agent_intent": call.intent},
+            )
+        refused = self._input_refusal()
+        if refused is not None:
+            return refused
+        if result.decision is Decision.APPROVAL_REQUIRED or call.grant is not None:
+            return self._granted_or_parked(required=result.decision is Decision.APPROVAL_REQUIRED)
+        return self._run(None, None)
+
+    def _input_refusal(self) -> Verdict | None:
+        if self.tool is None:
+            return None
+        limit = self.host.workspace.limits.max_tool_calls_per_session
+        if limit is not None and self.call.tool_calls >= limit:
+            return self._no(
+                ErrorCode.LIMIT_EXCEEDED,
+                f"limits.max_tool_calls_per_session is {limit}, and {self.call.tool_calls} tool calls were "
+                "made before this one; answer with what is known, or raise the limit",
+                {"limit": "max_tool_calls_per_session", "maximum": limit},
+            )
+        try:
+            self.tool.parse(self.call.input)
+        except InvalidInput as error:
+            return self._no(ErrorCode.INVALID_INPUT, str(error), error.details, denied=False)
+        return None
+
+    def _granted_or_parked(self, *, required: bool) -> Verdict:
+        grant, call = self.call.grant, self.call
+        if grant is None:
+            return self._park()
+        if grant.consumed_by not in (None, call.step_id):
+            return self._grant_refused("already_consumed", "the approval was used by another call")
+        if grant.status != "approved":
+            return self._grant_refused(grant.status, f"the approval request is {grant.status}")
+        if grant.expires_at <= call.now:
+            return self._grant_refused("expired", "the approval has expired")
+        digest = self.host.digest_of(self.call, grant.request_id)
+        if digest != grant.digest:
+            if not required:
+                return self._run(None, None)
+            return self._grant_refused(
+                "action_digest_mismatch", "the call, its tool or its principal is not what was approved"
+            )
+        return self._run(grant.request_id, digest)
+
+    def _grant_refused(self, reason: str, message: str) -> Verdict:
+        request_id = self.call.grant.request_id if self.call.grant else None
+        return self._no(
+            ErrorCode.POLICY_DENIED,
+            f"{self.call.tool_name} may not run under approval {request_id}: {message}; ask for a new one",
+            {"reason": reason, "request_id": request_id, "policy_decisions": list(self.decisions)},
+        )
+
+    def _park(self) -> Verdict:
+        call = self.call
+        request_id = new_id("apr")
+        asked = [item for item in self.decisions if item["decision"] == "approval_required"]
+        why = reasons(asked, "approval_required") or "policy requires it by default"
+        return Verdict(
+            kind=VerdictKind.PARK,
+            input=self.content,
+            effect=self.effect,
+            output=ToolOutput.failed(
+                ErrorCode.APPROVAL_REQUIRED,
+                f"{call.tool_name} needs approval: {why}",
+                {
+                    "request_id": request_id,
+                    "tool_name": call.tool_name,
+                    "task_id": call.ctx.task_id,
+                    "run_id": call.ctx.run_id,
+                    "policy_decisions": asked,
+                },
+            ),
+            denied=True,
+            requested=self.required,
+            granted=self.scopes.granted,
+            decisions=self.decisions,
+            tool_digest=self.tool.digest if self.tool else None,
+            request_id=request_id,
+            digest=self.host.digest_of(self.call, request_id),
+        )
+
+    def _run(self, request_id: str | None, digest: str | None) -> Verdict:
+        return Verdict(
+            kind=VerdictKind.RUN,
+            input=self.content,
+            effect=self.effect,
+            requested=self.required,
+            granted=self.scopes.granted,
+            decisions=self.decisions,
+            tool_digest=self.tool.digest if self.tool else None,
+            request_id=request_id,
+            digest=digest,
+        )
+
+
+def _shown(scope: Scope) -> str:
+    if isinstance(scope, NetworkScope):
+        return f"network {', '.join(scope.allowlist_entries or (scope.posture,))}"
+    return f"{scope.access} {scope.pattern}"

@@ -1,0 +1,1 @@
+"""Redis: key names, evidence streams, approval waits, and the publisher of task messages."""

@@ -1,0 +1,1 @@
+"""SQL: tables, transactions and one file per aggregate."""

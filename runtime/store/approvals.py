@@ -1,0 +1,82 @@
+"""Approval requests: parking, reading, answering."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from sqlalchemy import Connection, text
+
+from runtime.store.engine import Database
+
+
+@dataclass(frozen=True, slots=True)
+class Approval:
+    """A question to people about one exact call.
+
+    Attributes:
+        request_id: Its id; also the id of the approval message.
+        kind: ``call`` asks whether to run a call; ``in_doubt`` whether to run one again that was cut off.
+        status: ``pending approved denied expired cancelled``.
+        digest: What exactly a grant would allow.
+        requested_at: Milliseconds since the epoch; so are the other instants.
+    """
+
+    request_id: str
+    kind: str
+    session_id: str
+    node_uid: str
+    node_id: str
+    step_id: str
+    tool_name: str
+    digest: str
+    input: Any
+    policy_decisions: Any
+    message: str
+    principal: str | None
+    status: str
+    requested_at: int
+    expires_at: int
+    resolved_at: int | None
+    resolved_by: str | None
+    reason: str | None
+    consumed_by: str | None
+
+
+_SELECT = """SELECT id AS request_id, kind, session_id, node_uid, node_id, step_id, tool_name, digest, input,
+    policy_decisions, message, principal, status, requested_at, expires_at, resolved_at, resolved_by, reason,
+    consumed_by FROM approval"""
+
+
+def _approval(row: Mapping[str, Any]) -> Approval:
+    parsed = {
+        "input": json.loads(row["input"]),
+        "policy_decisions": json.loads(row["policy_decisions"]),
+        "message": json.loads(row["message"]),
+    }
+    return Approval(**{**row, **parsed})
+
+
+def find_approval(connection: Connection, request_id: str) -> Approval | None:
+    """Read one request."""
+    row = connection.execute(text(f"{_SELECT} WHERE id = :id"), {"id": request_id}).mappings().one_or_none()
+    return _approval(row) if row else None
+
+
+def list_approvals(
+    database: Database, *, session_id: str | None = None, status: str | None = "pending", limit: int = 100
+) -> list[Approval]:
+    """Read requests, those that expire first first."""
+    wheres: list[str] = ["1 = 1"]
+    named: dict[str, Any] = {"limit": limit}
+    if session_id is not None:
+        wheres.append("session_id = :session")
+        named |= {"session": session_id}
+    if status is not None:
+        wheres.append("status = :status")
+        named |= {"status": status}
+    sql = f"{_SELECT} WHERE {' AND '.join(wheres)} ORDER BY expires_at, id LIMIT :limit"
+    with database.reading() as connection:
+        return [_approval(row) for row in connection.execute(text(sql), named).mappings()]

@@ -1,0 +1,158 @@
+"""Opens the SQL database: SQLite with one writer at a time, PostgreSQL as it is.
+
+SQLite's settings follow what was measured to lose nothing: no implicit BEGIN, ``BEGIN IMMEDIATE`` for
+writing, write-ahead log, full synchronisation, a busy timeout.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from sqlalchemy import Connection, Engine, create_engine, event
+from sqlalchemy.engine import URL, make_url
+from sqlalchemy.exc import DBAPIError, SQLAlchemyError
+
+from runtime.errors import ConfigurationError, StoreUnavailable
+from runtime.store.clock import Clock
+
+BUSY_TIMEOUT_MS = 10_000
+
+
+class Database:
+    """The engine of this process, and its two ways of use: `reading` and `writing`.
+
+    One engine serves one process: after a fork the inherited connections are dropped without being
+    closed, since they belong to the parent.
+    """
+
+    def __init__(self, url: str, *, clock: Clock | None = None, pool_size: int = 10) -> None:
+        self.url = _parse(url)
+        self.clock = clock or Clock()
+        self.dialect = self.url.get_backend_name()
+        self.engine = _create(self.url, pool_size)
+        self._pid = os.getpid()
+
+    @property
+    def now_sql(self) -> str:
+        """SQL of the current instant, in milliseconds since the epoch."""
+        return self.clock.sql(self.dialect)
+
+    def _own(self) -> Engine:
+        if self._pid != os.getpid():
+            self.engine.dispose(close=False)
+            self._pid = os.getpid()
+        return self.engine
+
+    @contextmanager
+    def reading(self) -> Iterator[Connection]:
+        """A connection for plain reads, each its own snapshot.
+
+        Raises:
+            StoreUnavailable: If the database cannot be reached.
+        """
+        with self._guarded(), self._own().connect() as connection:
+            yield connection.execution_options(isolation_level="AUTOCOMMIT")
+
+    @contextmanager
+    def writing(self) -> Iterator[Connection]:
+        """One short transaction; it commits when the block ends and rolls back on an exception.
+
+        Raises:
+            StoreUnavailable: If the database cannot be reached.
+        """
+        with self._guarded(), self._own().connect() as connection:
+            if self.dialect == "sqlite":
+                connection.exec_driver_sql("BEGIN IMMEDIATE")
+                try:
+                    yield connection
+                except BaseException:
+                    connection.exec_driver_sql("ROLLBACK")
+                    raise
+                connection.exec_driver_sql("COMMIT")
+            else:
+                with connection.begin():
+                    yield connection
+
+    @contextmanager
+    def _guarded(self) -> Iterator[None]:
+        try:
+            yield
+        except DBAPIError as error:
+            if error.connection_invalidated or _is_unreachable(error):
+                raise StoreUnavailable(
+                    f"the database {self.url.render_as_string(hide_password=True)} cannot be used: "
+                    f"{_first_line(error)}; check AGENT_RUNTIME_DATABASE_URL and that the server runs, "
+                    "and run 'agent-runtime db upgrade' if a table is missing"
+                ) from error
+            raise
+
+    def close(self) -> None:
+        """Close the pool."""
+        self.engine.dispose(close=self._pid == os.getpid())
+
+
+def _parse(url: str) -> URL:
+    try:
+        parsed = make_url(url)
+    except SQLAlchemyError:
+        raise ConfigurationError(
+            "AGENT_RUNTIME_DATABASE_URL is not a database URL; "
+            "give sqlite:///file.db or postgresql://user@host/name"
+        ) from None
+    if parsed.drivername in {"postgres", "postgresql"}:
+        parsed = parsed.set(drivername="postgresql+psycopg")
+    if parsed.get_backend_name() not in {"sqlite", "postgresql"}:
+        raise ConfigurationError(
+            f"AGENT_RUNTIME_DATABASE_URL uses {parsed.drivername!r}; sqlite and postgresql are supported"
+        )
+    return parsed
+
+
+def _create(url: URL, pool_size: int) -> Engine:
+    if url.get_backend_name() != "sqlite":
+        return create_engine(url, pool_pre_ping=True, pool_size=pool_size, max_overflow=pool_size)
+    if not url.database or url.database == ":memory:":
+        raise ConfigurationError("an in-memory SQLite database cannot be shared by processes; name a file")
+    Path(url.database).parent.mkdir(parents=True, exist_ok=True)
+    engine = create_engine(
+        url,
+        pool_size=pool_size,
+        max_overflow=pool_size,
+        isolation_level="AUTOCOMMIT",
+        connect_args={"timeout": BUSY_TIMEOUT_MS / 1000, "check_same_thread": False},
+    )
+
+    @event.listens_for(engine, "connect")
+    def _prepare(connection: Any, _record: Any) -> None:
+        cursor = connection.cursor()
+        for pragma in ("journal_mode=WAL", "synchronous=FULL", f"busy_timeout={BUSY_TIMEOUT_MS}"):
+            cursor.execute(f"PRAGMA {pragma}")
+        cursor.close()
+
+    return engine
+
+
+def _is_unreachable(error: DBAPIError) -> bool:
+    text = str(error.orig).lower()
+    return any(
+        mark in text
+        for mark in (
+            "no such table",
+            "does not exist",
+            "unable to open",
+            "connection",
+            "locked",
+            "readonly",
+            "disk",
+            "not a database",
+            "shutting down",
+        )
+    )
+
+
+def _first_line(error: DBAPIError) -> str:
+    return str(error.orig).strip().split("\n")[0]

@@ -1,0 +1,335 @@
+"""Reads and guarded changes of one step: load, start, record."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from sqlalchemy import Connection, text
+
+from runtime.core.chain import Content, Receipt
+from runtime.core.lifecycle import StepEvent, steps_that_accept
+from runtime.core.model import Effect, StepKind, StepStatus
+from runtime.store.engine import Database
+from runtime.store.tables import BlobRow, EvidenceRow
+from runtime.store.write import Change
+
+_LOAD = """
+SELECT s.id, s.session_id, s.node_uid, s.node_id, s.kind, s.turn_index, s.call_index, s.tool_name,
+       s.queue, s.driver, s.status, s.due_at, s.lease_until, s.fence, s.attempts, s.crashes, s.cites, s.head,
+       COALESCE(s.input, b.content) AS input, s.call_id, s.calls_before, s.messages_before,
+       s.transcript_digest, s.transcript_bytes, s.siblings, s.intent, s.approval_id,
+       n.mode, n.definition, n.status AS node_status, n.turn_budget, n.inbox,
+       e.run_id, e.task_id, e.principal, e.context, e.cancelled_at, e.paused_at, e.ended_status,
+       a.status AS approval_status, a.digest AS approval_digest, a.expires_at AS approval_expires_at,
+       a.consumed_by AS approval_consumed_by, a.resolved_by AS approval_resolved_by,
+       {now} AS now,
+       EXISTS (SELECT 1 FROM workspace_version w WHERE w.hash = :workspace AND w.active) AS workspace_active
+  FROM step s
+  JOIN node n ON n.uid = s.node_uid
+  JOIN session e ON e.id = s.session_id
+  LEFT JOIN approval a ON a.id = s.approval_id
+  LEFT JOIN blob b ON s.input IS NULL AND b.session_id = s.session_id AND b.hash = s.input_hash
+ WHERE s.id = :id
+"""
+
+_TRANSCRIPT = """
+SELECT content FROM message WHERE node_uid = :node AND number < :before ORDER BY number
+"""
+
+
+@dataclass(frozen=True, slots=True)
+class LoadedStep:
+    """A step with what its node, session and approval say, read in one statement.
+
+    Instants are database milliseconds; ``now`` is the database's clock at the read.
+    """
+
+    id: str
+    session_id: str
+    node_uid: str
+    node_id: str
+    kind: str
+    turn_index: int
+    call_index: int
+    tool_name: str
+    queue: str
+    driver: str
+    status: str
+    due_at: int
+    lease_until: int | None
+    fence: int
+    attempts: int
+    crashes: int
+    cites: str
+    head: str | None
+    input: str | None
+    call_id: str | None
+    calls_before: int
+    messages_before: int
+    transcript_digest: str
+    transcript_bytes: int
+    siblings: int
+    intent: str | None
+    approval_id: str | None
+    mode: str
+    definition: str
+    node_status: str
+    turn_budget: int
+    inbox: int
+    run_id: str
+    task_id: str
+    principal: str | None
+    context: str
+    cancelled_at: int | None
+    paused_at: int | None
+    ended_status: str | None
+    approval_status: str | None
+    approval_digest: str | None
+    approval_expires_at: int | None
+    approval_consumed_by: str | None
+    approval_resolved_by: str | None
+    now: int
+    workspace_active: bool
+
+    @property
+    def lease_expired(self) -> bool:
+        """Whether a holder started this step and lost its lease."""
+        return (
+            self.status == StepStatus.RUNNING
+            and self.lease_until is not None
+            and self.lease_until < self.now
+        )
+
+    @property
+    def claimable(self) -> bool:
+        """Whether a start may be tried; the start's own guard decides."""
+        if self.cancelled_at is not None or self.paused_at is not None or self.ended_status is not None:
+            return False
+        return (self.status == StepStatus.READY and self.due_at <= self.now) or self.lease_expired
+
+    @property
+    def is_turn(self) -> bool:
+        """Whether this step is a model call."""
+        return self.kind == StepKind.TURN
+
+    @property
+    def chain_cites(self) -> list[str]:
+        """What the first receipt of the next fence cites.
+
+        A takeover, retry or approved run cites the head that it saw; a first attempt cites the steps
+        that this one follows.
+        """
+        if self.head is not None:
+            return [self.head]
+        cited: list[str] = json.loads(self.cites)
+        return cited
+
+
+def load_step(database: Database, step_id: str, workspace_hash: str) -> LoadedStep | None:
+    """Read a step, or ``None`` when no step has that id."""
+    with database.reading() as connection:
+        return load_step_in(connection, database, step_id, workspace_hash)
+
+
+def load_step_in(
+    connection: Connection, database: Database, step_id: str, workspace_hash: str
+) -> LoadedStep | None:
+    """Read a step on a connection that is already open, perhaps in a transaction."""
+    row = (
+        connection.execute(
+            text(_LOAD.format(now=database.now_sql)), {"id": step_id, "workspace": workspace_hash}
+        )
+        .mappings()
+        .one_or_none()
+    )
+    if row is None:
+        return None
+    return LoadedStep(**{**row, "workspace_active": bool(row["workspace_active"])})
+
+
+def load_transcript(database: Database, node_uid: str, before: int) -> list[str]:
+    """Read a node's messages below a number, each as canonical JSON, in order."""
+    with database.reading() as connection:
+        rows = connection.execute(text(_TRANSCRIPT), {"node": node_uid, "before": before})
+        return [row[0] for row in rows]
+
+
+def add_evidence(
+    change: Change, session_id: str, receipts: Sequence[Receipt], contents: Sequence[Content] = ()
+) -> None:
+    """Add receipts and the blobs they cite; blobs go in hash order, so that writers cannot deadlock."""
+    blobs = {content.hash: content.text for content in contents if not content.inline}
+    change.insert(
+        BlobRow,
+        [
+            {"session_id": session_id, "hash": name, "content": blobs[name]}
+            for name in sorted(blobs)
+        ],
+        once=True,
+    )
+    change.insert(
+        EvidenceRow,
+        [
+            {
+                "session_id": session_id,
+                "step_id": receipt.step_id,
+                "fence": receipt.fence,
+                "n": receipt.n,
+                "kind": receipt.kind,
+                "body": receipt.body,
+                "hash": receipt.hash,
+            }
+            for receipt in receipts
+        ],
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class Claim:
+    """Who starts a step, for how long, and what the decision rested on."""
+
+    worker: str
+    lease_ms: int
+    queues: tuple[str, ...]
+    workspace_hash: str
+
+
+def guard_start(change: Change, step: LoadedStep, claim: Claim, head: str, now_sql: str) -> None:
+    """Claim a step: take the lease and raise the fence, if all that was read still holds."""
+    queues, named = _in_list("q", claim.queues)
+    grant = ""
+    if step.approval_id is not None:
+        grant = (
+            "AND EXISTS (SELECT 1 FROM approval a WHERE a.id = :approval AND a.status = 'approved' "
+            f"AND a.digest = :digest AND a.expires_at > {now_sql} "
+            "AND (a.consumed_by IS NULL OR a.consumed_by = :id))"
+        )
+        named |= {"approval": step.approval_id, "digest": step.approval_digest}
+    change.guard(
+        f"""UPDATE step SET status = 'running', fence = fence + 1, attempts = attempts + 1,
+            crashes = crashes + CASE WHEN status = 'running' THEN 1 ELSE 0 END,
+            lease_until = {now_sql} + :lease, started_at = {now_sql}, worker = :worker, head = :head
+        WHERE id = :id AND fence = :fence AND queue IN ({queues})
+          AND ((status = 'ready' AND due_at <= {now_sql}) OR (status = 'running' AND lease_until < {now_sql}))
+          AND EXISTS (SELECT 1 FROM session e WHERE e.id = step.session_id AND e.cancelled_at IS NULL
+                      AND e.paused_at IS NULL AND e.ended_status IS NULL)
+          AND EXISTS (SELECT 1 FROM workspace_version w WHERE w.hash = :workspace AND w.active)
+          {grant}""",
+        id=step.id,
+        fence=step.fence,
+        lease=claim.lease_ms,
+        worker=claim.worker,
+        head=head,
+        workspace=claim.workspace_hash,
+        **named,
+    )
+    if step.approval_id is not None:
+        change.update(
+            "UPDATE approval SET consumed_by = :step WHERE id = :approval AND consumed_by IS NULL",
+            step=step.id,
+            approval=step.approval_id,
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class StepEnd:
+    """What a record writes into the step's own row."""
+
+    event: StepEvent
+    status: StepStatus
+    head: str | None
+    output: str | None = None
+    error: str | None = None
+    usage: str | None = None
+    reason: str | None = None
+    due_in_ms: int = 0
+    propagated: bool = True
+    approval_id: str | None = None
+
+
+def guard_record(change: Change, step: LoadedStep, fence: int, end: StepEnd, now_sql: str) -> None:
+    """Move a running step on, if the fence is still the writer's.
+
+    A refused or parked step was never started; its record then takes the fence as well, from the state
+    in which it was read.
+    """
+    started = fence == step.fence
+    accepted = steps_that_accept(end.event) if started else (StepStatus(step.status),)
+    states, named = _in_list("s", accepted)
+    change.guard(
+        f"""UPDATE step SET status = :status, fence = :fence, head = :head, output = :output,
+            error = :error, usage = :usage, reason = :reason, lease_until = NULL,
+            due_at = {now_sql} + CAST(:due AS BIGINT), publish_at = {now_sql} + CAST(:due AS BIGINT),
+            propagated = :propagated, approval_id = COALESCE(CAST(:approval AS TEXT), approval_id),
+            finished_at = {now_sql}
+        WHERE id = :id AND fence = :seen AND status IN ({states})""",
+        id=step.id,
+        seen=step.fence,
+        fence=fence,
+        status=end.status,
+        head=end.head,
+        output=end.output,
+        error=end.error,
+        usage=end.usage,
+        reason=end.reason,
+        due=end.due_in_ms,
+        propagated=end.propagated,
+        approval=end.approval_id,
+        **named,
+    )
+
+
+def extend_leases(database: Database, held: Sequence[tuple[str, int]], lease_ms: int) -> set[str]:
+    """Heartbeat: extend the leases of all (step, fence) pairs that this process holds.
+
+    Returns:
+        The ids of the steps that are still held.
+    """
+    pairs = " OR ".join(f"(id = :i{k} AND fence = :f{k})" for k in range(len(held)))
+    named: dict[str, Any] = {"lease": lease_ms}
+    for k, (step_id, fence) in enumerate(held):
+        named |= {f"i{k}": step_id, f"f{k}": fence}
+    with database.writing() as connection:
+        rows = connection.execute(
+            text(
+                f"UPDATE step SET lease_until = {database.now_sql} + :lease "
+                f"WHERE status = 'running' AND ({pairs}) RETURNING id"
+            ),
+            named,
+        )
+        return {row[0] for row in rows}
+
+
+def _in_list(prefix: str, values: Sequence[str]) -> tuple[str, dict[str, Any]]:
+    """Placeholders and parameters of an ``IN`` list; an empty list matches nothing."""
+    names = {f"{prefix}{k}": value for k, value in enumerate(values)}
+    return ", ".join(f":{name}" for name in names) or "NULL", names
+
+
+def apply(database: Database, change: Change) -> bool:
+    """Commit a change, or leave everything as it was when a guard did not hold."""
+    try:
+        with database.writing() as connection:
+            _apply_or_abort(connection, change)
+    except _Aborted:
+        return False
+    return True
+
+
+class _Aborted(Exception):
+    """Rolls the transaction back when a guard did not hold."""
+
+
+def _apply_or_abort(connection: Connection, change: Change) -> None:
+    if not change.apply(connection):
+        raise _Aborted
+
+
+def effect_of_crash(effect: Effect, crashes: int, limit: int) -> StepEvent:
+    """What an expired lease means: run again, give up, or in doubt."""
+    if effect is Effect.ONCE:
+        return StepEvent.LOSE
+    return StepEvent.QUARANTINE if crashes >= limit else StepEvent.TAKE_OVER

@@ -1,0 +1,215 @@
+"""Sessions and their nodes: creating, reading, deriving the status, the control chain."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from sqlalchemy import Connection, text
+
+from runtime.core.chain import CONTROL_STEP, Chain, Receipt
+from runtime.core.model import NodeStatus, SessionStatus
+from runtime.store.engine import Database
+from runtime.store.journal import add_evidence
+from runtime.store.write import Change
+
+
+@dataclass(frozen=True, slots=True)
+class StoredSession:
+    """A session's row."""
+
+    id: str
+    kind: str
+    run_id: str
+    task_id: str
+    principal: str | None
+    context: str
+    definition_digest: str
+    created_at: int
+    cancelled_at: int | None
+    paused_at: int | None
+    ended_status: str | None
+    ended_at: int | None
+    end_error: str | None
+    continuations: int
+    control_n: int
+    control_head: str | None
+
+
+_COLUMNS = ", ".join(StoredSession.__dataclass_fields__)
+
+
+@dataclass(frozen=True, slots=True)
+class StoredNode:
+    """A node as readers see it; turns and tool calls count what the journal holds."""
+
+    uid: str
+    id: str
+    status: NodeStatus
+    reason: str | None
+    wake_at: int | None
+    turns: int
+    tool_calls: int
+    result: Any
+    error: Any
+    depends_on: tuple[str, ...]
+    pending_request_id: str | None
+
+
+def find_session(connection: Connection, session_id: str, *, lock: bool = False) -> StoredSession | None:
+    """Read a session, optionally under its lock.
+
+    The lock is ``FOR NO KEY UPDATE``, so that branches, which never touch the row, do not wait for it.
+    SQLite's writers are serialised as they are.
+    """
+    suffix = " FOR NO KEY UPDATE" if lock and connection.dialect.name == "postgresql" else ""
+    row = (
+        connection.execute(text(f"SELECT {_COLUMNS} FROM session WHERE id = :id{suffix}"), {"id": session_id})
+        .mappings()
+        .one_or_none()
+    )
+    return StoredSession(**row) if row else None
+
+
+def derive_status(
+    session: StoredSession, node_statuses: Mapping[str, int], running_steps: int
+) -> SessionStatus:
+    """The status of a session: its stored end, else the first of these that holds.
+
+    Args:
+        session: The session's row.
+        node_statuses: How many nodes are in each status.
+        running_steps: How many steps a worker holds.
+    """
+    if session.ended_status is not None:
+        return SessionStatus(session.ended_status)
+    moving = node_statuses.get(NodeStatus.READY, 0) + node_statuses.get(NodeStatus.RUNNING, 0)
+    if running_steps or (moving and session.paused_at is None):
+        return SessionStatus.ACTIVE
+    if session.paused_at is not None:
+        return SessionStatus.PAUSED
+    for status in (NodeStatus.WAITING_APPROVAL, NodeStatus.SUSPENDED, NodeStatus.SCHEDULED):
+        if node_statuses.get(status):
+            return SessionStatus(status.value)
+    return SessionStatus.ACTIVE
+
+
+def read_status(database: Database, session_id: str) -> tuple[StoredSession, SessionStatus] | None:
+    """Read a session and derive its status; host-driven steps and nodes do not count."""
+    with database.reading() as connection:
+        session = find_session(connection, session_id)
+        if session is None:
+            return None
+        if session.ended_status is not None:
+            return session, SessionStatus(session.ended_status)
+        rows = connection.execute(
+            text(
+                "SELECT n.status, count(*), COALESCE(sum(CASE WHEN EXISTS (SELECT 1 FROM step s WHERE "
+                "s.node_uid = n.uid AND s.status = 'running') THEN 1 ELSE 0 END), 0) FROM node n "
+                "WHERE n.session_id = :id AND n.mode <> 'host' GROUP BY n.status"
+            ),
+            {"id": session_id},
+        ).all()
+    counts = {row[0]: int(row[1]) for row in rows}
+    return session, derive_status(session, counts, sum(int(row[2]) for row in rows))
+
+
+def read_nodes(database: Database, session_id: str) -> list[StoredNode]:
+    """Read a session's nodes in the order of their definition."""
+    with database.reading() as connection:
+        rows = connection.execute(
+            text(
+                """SELECT n.uid, n.node_id, n.status, n.reason, n.wake_at, n.turns, n.tool_calls, n.result,
+                    n.error, (SELECT max(s.turn_index) FROM step s WHERE s.node_uid = n.uid
+                              AND s.kind = 'turn' AND s.status NOT IN ('pending', 'ready')) AS last_turn,
+                    (SELECT max(s.calls_before) FROM step s WHERE s.node_uid = n.uid) AS calls,
+                    (SELECT min(a.id) FROM approval a WHERE a.node_uid = n.uid AND a.session_id = n.session_id
+                        AND a.status = 'pending') AS pending
+                 FROM node n WHERE n.session_id = :id AND n.mode <> 'host' ORDER BY n.position"""
+            ),
+            {"id": session_id},
+        ).all()
+        edges = connection.execute(
+            text(
+                "SELECT e.node_uid, n.node_id FROM edge e JOIN node n ON n.uid = e.depends_on_uid "
+                "WHERE e.session_id = :id ORDER BY n.position"
+            ),
+            {"id": session_id},
+        ).all()
+    depends: dict[str, list[str]] = {}
+    for uid, name in edges:
+        depends.setdefault(uid, []).append(name)
+    return [_node(row, depends) for row in rows]
+
+
+def _node(row: Any, depends: Mapping[str, Sequence[str]]) -> StoredNode:
+    turns = row.turns or (0 if row.last_turn is None else row.last_turn + 1)
+    return StoredNode(
+        uid=row.uid,
+        id=row.node_id,
+        status=NodeStatus(row.status),
+        reason=row.reason,
+        wake_at=row.wake_at,
+        turns=turns,
+        tool_calls=row.tool_calls or row.calls or 0,
+        result=None if row.result is None else json.loads(row.result),
+        error=None if row.error is None else json.loads(row.error),
+        depends_on=tuple(depends.get(row.uid, ())),
+        pending_request_id=row.pending,
+    )
+
+
+def read_continuations(database: Database, session_id: str) -> list[dict[str, Any]]:
+    """Read why a session moved, in order; what is not numbered yet comes last, without a number."""
+    with database.reading() as connection:
+        rows = connection.execute(
+            text(
+                "SELECT number AS sequence, kind, node_id, request_id, at FROM continuation "
+                "WHERE session_id = :id ORDER BY number IS NULL, number, id"
+            ),
+            {"id": session_id},
+        ).mappings()
+        return [{key: value for key, value in row.items() if value is not None} for row in rows]
+
+
+def number_continuations(connection: Connection, session: StoredSession) -> int:
+    """Number what is not numbered yet, in order. The caller holds the session's lock.
+
+    Returns:
+        The session's count of numbered continuations afterwards.
+    """
+    ids = [
+        row[0]
+        for row in connection.execute(
+            text("SELECT id FROM continuation WHERE session_id = :id AND number IS NULL ORDER BY id"),
+            {"id": session.id},
+        )
+    ]
+    if ids:
+        connection.execute(
+            text("UPDATE continuation SET number = :number WHERE id = :id"),
+            [{"id": row, "number": session.continuations + k} for k, row in enumerate(ids)],
+        )
+    return session.continuations + len(ids)
+
+
+def add_control_receipt(
+    change: Change, session: StoredSession, kind: str, fields: Mapping[str, Any], cites: Sequence[str] = ()
+) -> Receipt:
+    """Add one receipt to the session's control chain. The caller holds the session's lock."""
+    before = [session.control_head] if session.control_head else []
+    chain = Chain(
+        CONTROL_STEP, 0, before + list(cites), n=session.control_n, common={"session_id": session.id}
+    )
+    receipt = chain.add(kind, fields)
+    change.guard(
+        "UPDATE session SET control_n = control_n + 1, control_head = :head "
+        "WHERE id = :id AND control_n = :n",
+        id=session.id,
+        head=receipt.hash,
+        n=session.control_n,
+    )
+    add_evidence(change, session.id, [receipt])
+    return receipt

@@ -1,0 +1,287 @@
+"""The system of record: one SQLModel class per table.
+
+All instants are milliseconds since the epoch in UTC, read from the database's clock. JSON is kept as
+canonical text, so that any model text (NUL, lone surrogates) survives in any database. High-traffic
+tables carry no foreign keys, so that branches of a session never meet on a common row.
+"""
+
+from __future__ import annotations
+
+from sqlalchemy import BigInteger, Boolean, Column, Index, Integer, Text, UniqueConstraint, text
+from sqlmodel import Field, SQLModel
+
+
+def _big(*, nullable: bool = True, default: int | None = None) -> Column[int]:
+    server = None if default is None else text(str(default))
+    return Column(BigInteger, nullable=nullable, server_default=server)
+
+
+class SessionRow(SQLModel, table=True):
+    """One agent session: a graph of nodes under one id."""
+
+    __tablename__ = "session"
+
+    id: str = Field(primary_key=True)
+    kind: str
+    run_id: str
+    task_id: str
+    principal: str | None = None
+    context: str = Field(sa_type=Text)
+    definition_digest: str
+    idempotency_key: str | None = None
+    created_at: int = Field(sa_column=_big(nullable=False))
+    cancelled_at: int | None = Field(default=None, sa_column=_big())
+    paused_at: int | None = Field(default=None, sa_column=_big())
+    ended_status: str | None = None
+    ended_at: int | None = Field(default=None, sa_column=_big())
+    end_error: str | None = Field(default=None, sa_type=Text)
+    continuations: int = Field(default=0, sa_column=_big(nullable=False, default=0))
+    control_n: int = Field(default=0, sa_column=_big(nullable=False, default=0))
+    control_head: str | None = None
+
+    __table_args__ = (Index("ix_session_created", "created_at"),)
+
+
+class NodeRow(SQLModel, table=True):
+    """One node of a session's graph."""
+
+    __tablename__ = "node"
+
+    uid: str = Field(primary_key=True)
+    session_id: str
+    node_id: str
+    position: int
+    mode: str
+    definition: str = Field(sa_type=Text)
+    status: str
+    reason: str | None = None
+    wake_at: int | None = Field(default=None, sa_column=_big())
+    dependencies: int = 0
+    max_turns: int
+    turn_budget: int
+    turns: int = 0
+    tool_calls: int = 0
+    inbox: int = 0
+    priority: int = 0
+    head: str | None = None
+    result: str | None = Field(default=None, sa_type=Text)
+    error: str | None = Field(default=None, sa_type=Text)
+
+    __table_args__ = (UniqueConstraint("session_id", "node_id"),)
+
+
+class EdgeRow(SQLModel, table=True):
+    """One dependency between two nodes."""
+
+    __tablename__ = "edge"
+
+    node_uid: str = Field(primary_key=True)
+    depends_on_uid: str = Field(primary_key=True)
+    session_id: str
+    satisfied: bool = Field(default=False, sa_column=Column(Boolean, nullable=False))
+
+    __table_args__ = (Index("ix_edge_depends_on", "depends_on_uid"),)
+
+
+class StepRow(SQLModel, table=True):
+    """The journal: one turn or tool call. The state of a row is the outbox."""
+
+    __tablename__ = "step"
+
+    id: str = Field(primary_key=True)
+    session_id: str
+    node_uid: str
+    node_id: str
+    kind: str
+    turn_index: int
+    call_index: int
+    tool_name: str
+    queue: str
+    driver: str
+    status: str
+    reason: str | None = None
+    due_at: int = Field(sa_column=_big(nullable=False))
+    publish_at: int | None = Field(default=None, sa_column=_big())
+    publishes: int = 0
+    lease_until: int | None = Field(default=None, sa_column=_big())
+    fence: int = 0
+    attempts: int = 0
+    crashes: int = 0
+    cites: str = Field(default="[]", sa_type=Text)
+    head: str | None = None
+    input: str | None = Field(default=None, sa_type=Text)
+    input_hash: str | None = None
+    call_id: str | None = None
+    calls_before: int = 0
+    messages_before: int = 0
+    transcript_digest: str = ""
+    transcript_bytes: int = 0
+    siblings: int = 1
+    intent: str | None = None
+    approval_id: str | None = None
+    output: str | None = Field(default=None, sa_type=Text)
+    error: str | None = Field(default=None, sa_type=Text)
+    usage: str | None = Field(default=None, sa_type=Text)
+    propagated: bool = Field(default=True, sa_column=Column(Boolean, nullable=False))
+    worker: str | None = None
+    started_at: int | None = Field(default=None, sa_column=_big())
+    finished_at: int | None = Field(default=None, sa_column=_big())
+
+    __table_args__ = (
+        Index("ix_step_node", "node_uid", "turn_index", "call_index"),
+        Index("ix_step_session", "session_id"),
+        Index(
+            "ix_step_publish",
+            "publish_at",
+            sqlite_where=text("status = 'ready'"),
+            postgresql_where=text("status = 'ready'"),
+        ),
+        Index(
+            "ix_step_lease",
+            "lease_until",
+            sqlite_where=text("status = 'running'"),
+            postgresql_where=text("status = 'running'"),
+        ),
+        Index(
+            "ix_step_unpropagated",
+            "finished_at",
+            "session_id",
+            sqlite_where=text("propagated = 0"),
+            postgresql_where=text("NOT propagated"),
+        ),
+    )
+
+
+class MessageRow(SQLModel, table=True):
+    """The transcript of a node, append-only; numbers are fixed by the turn that caused them."""
+
+    __tablename__ = "message"
+
+    node_uid: str = Field(primary_key=True)
+    number: int = Field(primary_key=True)
+    role: str
+    content: str = Field(sa_type=Text)
+
+
+class ContinuationRow(SQLModel, table=True):
+    """Why a session moved on."""
+
+    __tablename__ = "continuation"
+
+    id: int | None = Field(
+        default=None,
+        sa_column=Column(BigInteger().with_variant(Integer, "sqlite"), primary_key=True),
+    )
+    session_id: str
+    number: int | None = Field(default=None, sa_column=_big())
+    kind: str
+    node_id: str | None = None
+    request_id: str | None = None
+    at: int = Field(sa_column=_big(nullable=False))
+
+    __table_args__ = (
+        UniqueConstraint("session_id", "number"),
+        Index(
+            "ix_continuation_unnumbered",
+            "session_id",
+            "id",
+            sqlite_where=text("number IS NULL"),
+            postgresql_where=text("number IS NULL"),
+        ),
+    )
+
+
+class ApprovalRow(SQLModel, table=True):
+    """A question to people about one exact call."""
+
+    __tablename__ = "approval"
+
+    id: str = Field(primary_key=True)
+    kind: str
+    session_id: str
+    node_uid: str
+    node_id: str
+    step_id: str
+    tool_name: str
+    digest: str
+    input: str = Field(sa_type=Text)
+    policy_decisions: str = Field(sa_type=Text)
+    message: str = Field(sa_type=Text)
+    principal: str | None = None
+    status: str
+    requested_at: int = Field(sa_column=_big(nullable=False))
+    expires_at: int = Field(sa_column=_big(nullable=False))
+    resolved_at: int | None = Field(default=None, sa_column=_big())
+    resolved_by: str | None = None
+    reason: str | None = Field(default=None, sa_type=Text)
+    consumed_by: str | None = None
+
+    __table_args__ = (
+        Index("ix_approval_session", "session_id"),
+        Index(
+            "ix_approval_pending",
+            "expires_at",
+            sqlite_where=text("status = 'pending'"),
+            postgresql_where=text("status = 'pending'"),
+        ),
+    )
+
+
+class ApprovalVoteRow(SQLModel, table=True):
+    """Who answered what, how identified, when and why."""
+
+    __tablename__ = "approval_vote"
+
+    approval_id: str = Field(primary_key=True)
+    principal: str = Field(primary_key=True)
+    established_by: str
+    approved: bool
+    reason: str | None = Field(default=None, sa_type=Text)
+    at: int = Field(sa_column=_big(nullable=False))
+
+
+class EvidenceRow(SQLModel, table=True):
+    """Receipts, hash-chained per (step, fence)."""
+
+    __tablename__ = "evidence"
+
+    position: int | None = Field(
+        default=None,
+        sa_column=Column(BigInteger().with_variant(Integer, "sqlite"), primary_key=True),
+    )
+    session_id: str
+    step_id: str
+    fence: int
+    n: int
+    kind: str
+    body: str = Field(sa_type=Text)
+    hash: str
+
+    __table_args__ = (
+        UniqueConstraint("session_id", "step_id", "fence", "n"),
+        Index("ix_evidence_session", "session_id", "position"),
+    )
+
+
+class BlobRow(SQLModel, table=True):
+    """Content-addressed canonical JSON that receipts cite."""
+
+    __tablename__ = "blob"
+
+    session_id: str = Field(primary_key=True)
+    hash: str = Field(primary_key=True)
+    content: str = Field(sa_type=Text)
+
+
+class WorkspaceVersionRow(SQLModel, table=True):
+    """Hashes of workspace files that workers may run under."""
+
+    __tablename__ = "workspace_version"
+
+    hash: str = Field(primary_key=True)
+    path: str
+    active: bool = Field(sa_column=Column(Boolean, nullable=False))
+    activated_at: int = Field(sa_column=_big(nullable=False))
+
+
+metadata = SQLModel.metadata

@@ -1,0 +1,13 @@
+"""The task that moves a session on."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from tasks.worker import never_raising, runtime_of_process
+
+
+def advance(self: Any, *, session_id: str) -> None:
+    """Promote what waits in a session, and settle it when nothing of it can move."""
+    with never_raising(f"advance of session {session_id!r}"):
+        runtime_of_process().executor().advance(session_id)

@@ -1,0 +1,14 @@
+"""The task that beat sends: find what nobody is working on."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from runtime.engine.sweep import sweep as sweep_rows
+from tasks.worker import never_raising, runtime_of_process
+
+
+def sweep(self: Any) -> None:
+    """Publish what is due, take note of what was lost, and expire what was not answered."""
+    with never_raising("sweep"):
+        sweep_rows(runtime_of_process().parts)

@@ -1,0 +1,116 @@
+"""The demo and the development stack, as a stranger runs them."""
+
+import json
+import signal
+import subprocess
+import sys
+
+import psutil
+import pytest
+
+MINIMAL_WORKSPACE = """
+agent_runtime:
+  models:
+    operations: {provider: openai_compatible, model: m, base_url: "http://127.0.0.1:9/v1", api_key_env: KEY}
+policies: {default_decision: deny}
+"""
+
+
+def titles(report):
+    return {event["title"]: event["start"] for event in report["calendar"]}
+
+
+@pytest.fixture(scope="module")
+def approved(agent_runtime, tmp_path_factory):
+    """One approved run without beat, in a directory of its own."""
+    cwd = tmp_path_factory.mktemp("approved")
+    done = agent_runtime("demo", "--approve", "--json", "--no-beat", cwd=cwd)
+    return cwd, done
+
+
+def test_the_demo_completes_with_verified_evidence_though_no_beat_sweeps(approved):
+    _, done = approved
+    assert done.returncode == 0, done.stderr
+    report = json.loads(done.stdout)
+    assert (report["status"], report["verified"]) == ("completed", True)
+    assert {node["id"]: node["status"] for node in report["nodes"]} == dict.fromkeys(
+        ["collect-context", "reschedule-review", "prepare-agenda", "hand-off"], "completed"
+    )
+    assert report["receipts"] >= 20
+    assert report["seconds"] < 30
+
+
+def test_the_calendar_was_really_changed(approved):
+    assert titles(json.loads(approved[1].stdout)) == {
+        "Stand-up": "2026-03-12T08:30:00Z",
+        "Prepare the agenda": "2026-03-13T08:30:00Z",
+        "Weekly review": "2026-03-13T09:00:00Z",
+        "Dentist": "2026-03-13T14:00:00Z",
+    }
+
+
+def test_turns_and_tools_ran_in_several_processes_none_of_which_is_left(approved):
+    pids = json.loads(approved[1].stdout)["worker_pids"]
+    assert len(pids) >= 2
+    assert not any(psutil.pid_exists(pid) for pid in pids)
+
+
+def test_the_demo_leaves_nothing_but_its_state_directory(approved):
+    assert [path.name for path in approved[0].iterdir()] == [".agent-runtime"]
+
+
+def test_the_stand_in_is_labelled_as_no_model(approved):
+    assert "scripted stand-in for a model (no AI)" in approved[1].stderr
+    assert json.loads(approved[1].stdout)["model"] == "demo-scripted"
+
+
+def test_without_a_terminal_the_answer_is_no_and_the_event_stays(agent_runtime, tmp_path):
+    done = agent_runtime("demo", "--json", cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert "no terminal to ask on, so the answer is no" in done.stderr
+    assert "Old planning call" in titles(json.loads(done.stdout))
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_the_development_stack_stops_clean_on_a_signal(in_foreground, tmp_path, number):
+    (tmp_path / "workspace.yaml").write_text(MINIMAL_WORKSPACE)
+    with in_foreground("dev", cwd=tmp_path, until="ready:", KEY="k") as process:
+        stack = psutil.Process(process.pid).children(recursive=True)
+        assert len(stack) >= 6
+        process.send_signal(number)
+        assert process.wait(30) == 0
+    _, alive = psutil.wait_procs(stack, timeout=20)
+    assert alive == []
+
+
+@pytest.mark.chaos
+def test_the_development_stack_dies_with_its_killed_parent_and_starts_again(in_foreground, tmp_path):
+    (tmp_path / "workspace.yaml").write_text(MINIMAL_WORKSPACE)
+    with in_foreground("dev", cwd=tmp_path, until="ready:", KEY="k") as process:
+        stack = psutil.Process(process.pid).children(recursive=True)
+        process.kill()
+        process.wait(30)
+    _, alive = psutil.wait_procs(stack, timeout=20)
+    assert alive == []
+    with in_foreground("dev", cwd=tmp_path, until="ready:", KEY="k") as process:
+        process.send_signal(signal.SIGINT)
+        assert process.wait(30) == 0
+
+
+def test_the_idle_development_stack_stays_under_400_mb(in_foreground, tmp_path):
+    (tmp_path / "workspace.yaml").write_text(MINIMAL_WORKSPACE)
+    with in_foreground("dev", cwd=tmp_path, until="ready:", KEY="k") as process:
+        parent = psutil.Process(process.pid)
+        pss = sum(each.memory_full_info().pss for each in [parent, *parent.children(recursive=True)])
+        process.send_signal(signal.SIGINT)
+        process.wait(30)
+    assert pss < 400e6
+
+
+def test_the_demo_model_server_runs_by_itself_and_says_where():
+    argv = [sys.executable, "-m", "runtime.edges.demo.model_server", "--port", "0"]
+    with subprocess.Popen(argv, stdout=subprocess.PIPE, text=True) as process:
+        line = process.stdout.readline()
+        process.send_signal(signal.SIGINT)
+        assert process.wait(20) == 0
+    assert line.startswith("demo model server (scripted, not a model) listening on http://127.0.0.1:")
