@@ -220,7 +220,7 @@ def _deny(
         )
     # The step's chain is left as it is: the answer is in the control chain.
     chain = Chain(step.id, step.fence, [step.head or ""], n=1)
-    recording = Recording(step, chain, parts.database.now_sql, now)
+    recording = Recording(step, chain, parts.database.now_sql, now, held=False)
     recording.change.guard(
         "UPDATE step SET status = :status, reason = :reason, propagated = :done, "
         "finished_at = CAST(:now AS BIGINT) WHERE id = :id AND status IN ('waiting_approval', 'in_doubt')",

@@ -68,7 +68,7 @@ class Waiter:
                 if self._last is None:
                     self._last = live.last_entry(self._session_id)
                 self._last, entries = live.wait(self._session_id, self._last, round(seconds * 1000))
-            except redis.RedisError:
+            except (redis.RedisError, OSError, ValueError):  # ValueError: closed by another thread
                 self._last = None
             else:
                 return entries

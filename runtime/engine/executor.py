@@ -242,6 +242,7 @@ class Executor:
             attempt.chain,
             self.parts.database.now_sql,
             attempt.now,
+            held=not receipts,
             receipts=receipts,
             contents=[attempt.verdict.input] if receipts else [],
         )
@@ -287,7 +288,7 @@ class Executor:
         )
         end = StepEnd(StepEvent.RELEASE, StepStatus.READY, attempt.chain.head, reason="released")
         journal.guard_record(
-            recording.change, attempt.step, attempt.chain.fence, end, self.parts.database.now_sql
+            recording.change, attempt.step, attempt.chain.fence, end, self.parts.database.now_sql, held=True
         )
         journal.add_evidence(recording.change, attempt.step.session_id, recording.receipts)
         journal.apply(self.parts.database, recording.change)

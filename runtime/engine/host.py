@@ -107,7 +107,7 @@ def execute(parts: Parts, name: str, value: Any, ctx: ExecutionContext) -> ToolO
     verdict = parts.host.decide(_decidable(call, value, prepared))
     chain, started = _start(parts, call, verdict)
     step = _loaded_step(call, verdict, chain)
-    recording = Recording(step, chain, parts.database.now_sql, call.now)
+    recording = Recording(step, chain, parts.database.now_sql, call.now, held=True)
     if verdict.kind is VerdictKind.PARK:
         park_step(parts, recording, verdict, call.now)
         assert verdict.output is not None
@@ -501,7 +501,7 @@ def _finish_crashed(parts: Parts, step_id: str) -> bool:
     )
     chain = Chain(step.id, step.fence + 1, step.chain_cites, common={"session_id": step.session_id,
                   "node_id": step.node_id, "tool_name": step.tool_name})  # fmt: skip
-    recording = Recording(step, chain, parts.database.now_sql, step.now)
+    recording = Recording(step, chain, parts.database.now_sql, step.now, held=False)
     add_finish(recording, outcome, [])
     event, status = (
         (StepEvent.LOSE, StepStatus.IN_DOUBT) if doubtful else (StepEvent.FAIL, StepStatus.FAILED)

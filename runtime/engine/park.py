@@ -50,7 +50,7 @@ def lose_step(parts: Parts, step: LoadedStep, why: str, chain: Chain | None = No
         common={"session_id": step.session_id, "node_id": step.node_id, "tool_name": step.tool_name,
                 "worker": worker_name()},
     )
-    recording = Recording(step, chain, parts.database.now_sql, step.now)
+    recording = Recording(step, chain, parts.database.now_sql, step.now, held=fence_held)
     message = (
         f"{step.tool_name} was cut off ({why}); whether it took effect is unknown. "
         "Check the target; to run it again may do it twice"
@@ -79,7 +79,7 @@ def lose_step(parts: Parts, step: LoadedStep, why: str, chain: Chain | None = No
 def quarantine_step(parts: Parts, step: LoadedStep) -> None:
     """Take a step out of circulation that crashed its workers too often; a resume resets it."""
     chain = Chain(step.id, step.fence + 1, step.chain_cites, common={"session_id": step.session_id})
-    recording = Recording(step, chain, parts.database.now_sql, step.now)
+    recording = Recording(step, chain, parts.database.now_sql, step.now, held=False)
     outcome = Outcome(
         ToolOutput.failed(
             ErrorCode.TOOL_EXECUTION_FAILED,

@@ -35,13 +35,14 @@ class Recording:
         chain: The chain of the attempt that is recorded; its fence is the writer's.
         now_sql: SQL of the database's clock.
         now: The loaded clock plus the time elapsed since, for values that are rows.
-        queue_of: Queue by tool name.
+        held: Whether this writer started the step and holds its fence.
     """
 
     step: LoadedStep
     chain: Chain
     now_sql: str
     now: int
+    held: bool
     change: Change = field(default_factory=Change)
     receipts: list[Receipt] = field(default_factory=list)
     contents: list[Content] = field(default_factory=list)
@@ -58,7 +59,9 @@ class Recording:
             usage=canonical_json(outcome.usage) if outcome.usage else None,
             **values,
         )
-        guard_record(self.change, self.step, self.chain.fence, end, self.now_sql)
+        guard_record(
+            self.change, self.step, self.chain.fence, end, self.now_sql, held=self.held
+        )
         add_evidence(self.change, self.step.session_id, self.receipts, self.contents)
 
 

@@ -250,14 +250,21 @@ class StepEnd:
     approval_id: str | None = None
 
 
-def guard_record(change: Change, step: LoadedStep, fence: int, end: StepEnd, now_sql: str) -> None:
-    """Move a running step on, if the fence is still the writer's.
+def guard_record(
+    change: Change, step: LoadedStep, fence: int, end: StepEnd, now_sql: str, *, held: bool
+) -> None:
+    """Move a step on, if its fence is still what the writer rests on.
 
-    A refused or parked step was never started; its record then takes the fence as well, from the state
-    in which it was read.
+    Args:
+        change: What to add to.
+        step: The step as it was loaded.
+        fence: The fence under which the record is written.
+        end: What to write.
+        now_sql: SQL of the database's clock.
+        held: Whether this writer started the step and holds the fence. A refused or parked step was never
+            started; its record takes the fence as well, from the state in which the step was read.
     """
-    started = fence == step.fence
-    accepted = steps_that_accept(end.event) if started else (StepStatus(step.status),)
+    accepted = steps_that_accept(end.event) if held else (StepStatus(step.status),)
     states, named = _in_list("s", accepted)
     change.guard(
         f"""UPDATE step SET status = :status, fence = :fence, head = :head, output = :output,
@@ -267,7 +274,7 @@ def guard_record(change: Change, step: LoadedStep, fence: int, end: StepEnd, now
             finished_at = {now_sql}
         WHERE id = :id AND fence = :seen AND status IN ({states})""",
         id=step.id,
-        seen=step.fence,
+        seen=fence if held else step.fence,
         fence=fence,
         status=end.status,
         head=end.head,
