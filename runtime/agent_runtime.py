@@ -1,4 +1,4 @@
-"""The composition root: opens settings, workspace, database, Redis and tools, and wires them into one object."""
+"""The composition root: opens settings, workspace, database, Redis and tools, and wires them together."""
 
 from __future__ import annotations
 
@@ -141,9 +141,7 @@ class AgentRuntime:
         for definition in definitions:
             self.registry.register(definition)
 
-    def execute_tool(
-        self, name: str, input: Any, ctx: ExecutionContext | Mapping[str, Any]
-    ) -> ToolOutput:
+    def execute_tool(self, name: str, input: Any, ctx: ExecutionContext | Mapping[str, Any]) -> ToolOutput:
         """Make one governed call in this process.
 
         Args:
@@ -177,9 +175,7 @@ class AgentRuntime:
         """
         return resolve(self.parts, Answer(request_id, approved, approved_by, established_by, reason))
 
-    def approvals(
-        self, session_id: str | None = None, status: str | None = "pending"
-    ) -> list[Approval]:
+    def approvals(self, session_id: str | None = None, status: str | None = "pending") -> list[Approval]:
         """Approval requests, those that expire first first."""
         return list_approvals(self.parts.database, session_id=session_id, status=status)
 
@@ -351,5 +347,3 @@ def _runner(workspace: Workspace, registry: ToolRegistry, environ: Mapping[str, 
             digests={tool.name: tool.digest for tool in registry},
         )
     )
-
-

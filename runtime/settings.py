@@ -185,10 +185,14 @@ def _problem(settings: type[Settings], item: Any, given: dict[str, Any]) -> str:
     return f"{source}: {shown!r}: {message}{fix}"
 
 
+_OTHER_VARIABLES = frozenset({PREFIX + "BASE_URL", PREFIX + "API_KEY", PREFIX + "MODEL"})
+"""Read elsewhere: the address, key and model of the default profile and of the demo."""
+
+
 def _warn_of_misspelt_variables(settings: type[Settings]) -> None:
     """A misspelt database variable would silently mean SQLite; other names may belong to model profiles."""
     known = [PREFIX + name.upper() for name in settings.model_fields]
     for variable in os.environ:
-        if variable.startswith(PREFIX) and variable not in known:
+        if variable.startswith(PREFIX) and variable not in {*known, *_OTHER_VARIABLES}:
             for meant in difflib.get_close_matches(variable, known, n=1, cutoff=0.9):
                 _log.warning("%s is not a setting and is ignored; did you mean %s?", variable, meant)

@@ -245,7 +245,7 @@ def load_workspace(path: str | Path) -> Workspace:
     _refuse(absolute.name, document.problems)
     file, problems = validate(document)
     _refuse(absolute.name, problems)
-    assert file is not None  # noqa: S101 - `validate` returns a file or problems
+    assert file is not None
     try:
         return Workspace(absolute, digest(_content(document)), file, document, list(stamp))
     except InvalidInput as error:

@@ -27,7 +27,7 @@ def register(app: Celery, queue_prefix: str = "") -> None:
     Raises:
         ConfigurationError: If another module named ``tasks`` or ``runtime`` shadows ours.
     """
-    from kombu import Queue
+    from kombu.entity import Queue
 
     add_tasks(app, queue_prefix)
     mine = [Queue(queue_prefix + name) for name in QUEUES]

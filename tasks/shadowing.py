@@ -28,6 +28,6 @@ def shadowed(name: str, origin: Path | None) -> str:
     where = origin or "a folder without __init__.py"
     return (
         f"another module named {name!r} ({where}) shadows the one of governed-agent-runtime "
-        f"({Path(runtime.__file__).resolve().parent.parent}); rename yours, or start Celery from another folder "
-        "and import your own tasks by their package's name"
+        f"({Path(runtime.__file__).resolve().parent.parent}); rename yours, or start Celery from another "
+        "folder and import your own tasks by their package's name"
     )

@@ -65,8 +65,8 @@ def stop_worker(code: int) -> None:
         state.should_stop = code
 
 
-@signals.worker_process_shutdown.connect  # type: ignore[untyped-decorator]
-@signals.worker_shutdown.connect  # type: ignore[untyped-decorator]
+@signals.worker_process_shutdown.connect
+@signals.worker_shutdown.connect
 def close_runtime(**_: Any) -> None:
     """Close what this process opened."""
     opened = _opened.pop(os.getpid(), None)

@@ -70,9 +70,7 @@ STEP_TRANSITIONS: Mapping[tuple[StepStatus, StepEvent], StepStatus] = MappingPro
 STEP_ENDED = frozenset({_S.SUCCEEDED, _S.FAILED, _S.DENIED, _S.CANCELLED})
 """States that nothing leaves."""
 
-NODE_ENDED = frozenset(
-    {NodeStatus.COMPLETED, NodeStatus.ERROR, NodeStatus.SKIPPED, NodeStatus.CANCELLED}
-)
+NODE_ENDED = frozenset({NodeStatus.COMPLETED, NodeStatus.ERROR, NodeStatus.SKIPPED, NodeStatus.CANCELLED})
 """Node states that count as finished for settling a session."""
 
 NODE_MOVING = frozenset({NodeStatus.READY, NodeStatus.RUNNING})

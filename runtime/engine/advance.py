@@ -133,9 +133,7 @@ def _promote_turn(work: _Advance, node_uid: str, turn_index: int) -> None:
     if suspends:
         _continue(work, "suspended", rows[0].node_id)
     else:
-        work.hints.append(
-            StepHint(rows[0].turn_id, work.session.id, rows[0].node_id, StepKind.TURN, "turns")
-        )
+        work.hints.append(StepHint(rows[0].turn_id, work.session.id, rows[0].node_id, StepKind.TURN, "turns"))
 
 
 # --- dependants of ended nodes --------------------------------------------------------------------
@@ -272,9 +270,7 @@ def _write_end(work: _Advance, status: SessionStatus) -> None:
         _continue(work, status.value, None)
     numbered = number_continuations(connection, session)
     change = Change()
-    add_control_receipt(
-        change, session, "session_settled", {"status": status, "at": work.now}, cites=heads
-    )
+    add_control_receipt(change, session, "session_settled", {"status": status, "at": work.now}, cites=heads)
     change.apply(connection)
     connection.execute(
         text(

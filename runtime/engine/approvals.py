@@ -251,11 +251,8 @@ def expire(parts: Parts, request_id: str) -> bool:
             return False
         answer = Answer(request_id, False, "kernel:expiry", "kernel", "no answer came in time")
         receipts = _write_answer(connection, session, approval, answer, now)
-        connection.execute(
-            text("UPDATE approval SET status = 'expired' WHERE id = :id"), {"id": request_id}
-        )
+        connection.execute(text("UPDATE approval SET status = 'expired' WHERE id = :id"), {"id": request_id})
         hints = _move_step(parts, connection, approval, answer, now)
     parts.live.announce(approval.session_id, approval.node_id, receipts, resolved=[request_id])
     parts.publisher.publish(hints)
     return True
-

@@ -87,5 +87,3 @@ def call_of(step: LoadedStep, ctx: ExecutionContext, prepared: PreparedTurn | No
         grant=grant,
         network=prepared.network if prepared else (),
     )
-
-

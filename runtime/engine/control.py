@@ -46,11 +46,16 @@ def cancel_session(parts: Parts, session_id: str, reason: str | None) -> None:
         if session.cancelled_at is not None or session.ended_status is not None:
             return
         now = _now(parts, connection)
-        states = ", ".join(f"'{status}'" for status in steps_that_accept(StepEvent.CANCEL) if status != "running")
+        states = ", ".join(
+            f"'{status}'" for status in steps_that_accept(StepEvent.CANCEL) if status != "running"
+        )
         change = Change()
-        change.guard("UPDATE session SET cancelled_at = CAST(:now AS BIGINT) WHERE id = :id", now=now, id=session_id)
+        change.guard(
+            "UPDATE session SET cancelled_at = CAST(:now AS BIGINT) WHERE id = :id", now=now, id=session_id
+        )
         change.update(
-            f"UPDATE step SET status = 'cancelled', reason = 'cancelled' WHERE session_id = :id AND status IN ({states})",
+            "UPDATE step SET status = 'cancelled', reason = 'cancelled' "
+            f"WHERE session_id = :id AND status IN ({states})",
             id=session_id,
         )
         change.update(
@@ -67,9 +72,7 @@ def cancel_session(parts: Parts, session_id: str, reason: str | None) -> None:
             "(SELECT 1 FROM step s WHERE s.node_uid = node.uid AND s.status = 'running')",
             id=session_id,
         )
-        receipt = add_control_receipt(
-            change, session, "session_cancelled", {"reason": reason, "at": now}
-        )
+        receipt = add_control_receipt(change, session, "session_cancelled", {"reason": reason, "at": now})
         change.apply(connection)
     parts.live.announce(session_id, "", [receipt])
     parts.publisher.publish([AdvanceHint(session_id)])
@@ -121,9 +124,7 @@ def resume_session(
     parts.publisher.publish(hints)
 
 
-def _continue_suspended(
-    parts: Parts, connection: Connection, session: StoredSession, now: int
-) -> list[Hint]:
+def _continue_suspended(parts: Parts, connection: Connection, session: StoredSession, now: int) -> list[Hint]:
     rows = connection.execute(
         text(
             "SELECT n.uid, n.node_id, n.max_turns, n.reason, s.id, s.turn_index, s.status, s.kind, s.queue "
@@ -149,9 +150,7 @@ def _continue_suspended(
             "budget": budget if ceiling is None else min(budget, ceiling),
         }
         connection.execute(
-            text(
-                "UPDATE node SET status = 'running', reason = NULL, turn_budget = :budget WHERE uid = :uid"
-            ),
+            text("UPDATE node SET status = 'running', reason = NULL, turn_budget = :budget WHERE uid = :uid"),
             named,
         )
         _make_ready(connection, row.id, now)
@@ -193,7 +192,9 @@ def _say(
 ) -> list[Hint]:
     """Append messages to a linear session that is not in the middle of something, and start a turn."""
     node = connection.execute(
-        text("SELECT uid, node_id, status, max_turns, head FROM node WHERE session_id = :id AND mode <> 'host'"),
+        text(
+            "SELECT uid, node_id, status, max_turns, head FROM node WHERE session_id = :id AND mode <> 'host'"
+        ),
         {"id": session.id},
     ).all()
     if session.kind != "session" or len(node) != 1:
@@ -249,5 +250,3 @@ def _say(
     change.insert(StepRow, [step])
     change.apply(connection)
     return [hint_of(step)]
-
-

@@ -1,8 +1,8 @@
 """Named points at which a test may kill this process; they do nothing in production.
 
 Every commit of the engine passes a point before and after it. A test sets
-``AGENT_RUNTIME_CRASH_AT=point[:nth[:marker-file]]`` for a worker; the process then kills itself with SIGKILL when
-it reaches the point for the n-th time. With a marker file only one process of several does so, once.
+``AGENT_RUNTIME_CRASH_AT=point[:nth[:marker-file]]`` for a worker; the process then kills itself with SIGKILL
+when it reaches the point for the n-th time. With a marker file only one process of several does so, once.
 """
 
 from __future__ import annotations

@@ -76,9 +76,7 @@ class Waiter:
         return []
 
 
-def wait_for(
-    parts: Parts, session_id: str, until: frozenset[str], timeout: float | None
-) -> SessionStatus:
+def wait_for(parts: Parts, session_id: str, until: frozenset[str], timeout: float | None) -> SessionStatus:
     """Wait until a session is in one of some states.
 
     Raises:

@@ -118,9 +118,7 @@ class Executor:
                     "tool_call_finished", {"result": "crashed", "of_fence": step.fence, "at": attempt.now}
                 )
             )
-        receipts.append(
-            chain.add("tool_call_started", {**verdict.receipt_fields(), "at": attempt.now})
-        )
+        receipts.append(chain.add("tool_call_started", {**verdict.receipt_fields(), "at": attempt.now}))
         if verdict.kind is VerdictKind.PARK:
             park_step(self.parts, self._recording(attempt, receipts), verdict, attempt.now)
         elif verdict.kind is VerdictKind.REFUSE or (prepared and prepared.failure):
@@ -204,7 +202,8 @@ class Executor:
     def _call_tool(self, attempt: _Attempt, deadline_s: float, on_progress: Any) -> Outcome | None:
         tool = self.parts.host.registry.get(attempt.step.tool_name)
         assert tool is not None
-        started, snapshots = time.monotonic(), []
+        started = time.monotonic()
+        snapshots: list[dict[str, Any]] = []
 
         def progress(data: Any) -> None:
             snapshot = {"sequence": len(snapshots), "state": "partial", "data": data}

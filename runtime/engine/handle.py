@@ -62,7 +62,9 @@ class SessionResult:
         """Return each node's result, or raise if the session did not complete."""
         if self.status is not SessionStatus.COMPLETED:
             failed = next((node for node in self.nodes.values() if node.error), None)
-            error = failed.error if failed else {"code": "SESSION_NOT_COMPLETED", "message": self.status}
+            error: dict[str, Any] = (
+                failed.error if failed else {"code": "SESSION_NOT_COMPLETED", "message": str(self.status)}
+            )
             ToolOutput.failed(error["code"], error["message"], error.get("details")).unwrap()
         return {node.id: node.result for node in self.nodes.values()}
 
@@ -130,7 +132,9 @@ class SessionHandle:
         """`status` without blocking the event loop."""
         return await asyncio.to_thread(self.status)
 
-    async def await_status(self, until: Iterable[str] | None = None, timeout: float | None = None) -> SessionStatus:
+    async def await_status(
+        self, until: Iterable[str] | None = None, timeout: float | None = None
+    ) -> SessionStatus:
         """`wait` without blocking the event loop."""
         return await asyncio.to_thread(self.wait, until, timeout)
 
@@ -166,9 +170,7 @@ class TurnHandle(SessionHandle):
         """
         node = next(iter(self.result(timeout).nodes.values()))
         if node.error is not None:
-            return ToolOutput.failed(
-                node.error["code"], node.error["message"], node.error.get("details")
-            )
+            return ToolOutput.failed(node.error["code"], node.error["message"], node.error.get("details"))
         return ToolOutput(success=True, data=node.result)
 
     async def aoutput(self, timeout: float | None = None) -> ToolOutput:
@@ -189,5 +191,3 @@ def _view(node: StoredNode) -> NodeView:
         depends_on=node.depends_on,
         wake_at=node.wake_at,
     )
-
-

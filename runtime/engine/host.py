@@ -15,7 +15,7 @@ from typing import Any
 from sqlalchemy import text
 
 from runtime.core.canonical import canonical_json
-from runtime.core.chain import Chain, Receipt
+from runtime.core.chain import Chain
 from runtime.core.lifecycle import StepEvent
 from runtime.core.model import (
     TURN_TOOL,
@@ -50,8 +50,8 @@ _FIRST_FENCE = 1
 
 _LOAD = """
 SELECT {now} AS now, e.id AS session_id, e.principal, e.cancelled_at,
-       (SELECT s.head FROM step s WHERE s.node_uid = :node ORDER BY s.turn_index DESC, s.call_index DESC, s.id DESC
-         LIMIT 1) AS head,
+       (SELECT s.head FROM step s WHERE s.node_uid = :node
+         ORDER BY s.turn_index DESC, s.call_index DESC, s.id DESC LIMIT 1) AS head,
        a.status, a.digest, a.expires_at, a.consumed_by
   FROM (SELECT 1 AS one) o
   LEFT JOIN session e ON e.id = :session
@@ -105,7 +105,7 @@ def execute(parts: Parts, name: str, value: Any, ctx: ExecutionContext) -> ToolO
         else None
     )
     verdict = parts.host.decide(_decidable(call, value, prepared))
-    chain, started = _start(parts, call, verdict)
+    chain = _start(parts, call, verdict)
     step = _loaded_step(call, verdict, chain)
     recording = Recording(step, chain, parts.database.now_sql, call.now, held=True)
     if verdict.kind is VerdictKind.PARK:
@@ -158,9 +158,7 @@ def _decidable(call: _HostCall, value: Any, prepared: PreparedTurn | None) -> Ca
     asked = ctx.metadata.get("approval_request_id")
     grant = None
     if isinstance(asked, str):
-        grant = Grant(
-            asked, row.status or "unknown", row.digest or "", row.expires_at or 0, row.consumed_by
-        )
+        grant = Grant(asked, row.status or "unknown", row.digest or "", row.expires_at or 0, row.consumed_by)
     intent = ctx.metadata.get("agent_intent")
     return Call(
         tool_name=call.name,
@@ -187,7 +185,7 @@ def _call_id(ctx: ExecutionContext) -> str:
 # --- starting -------------------------------------------------------------------------------------
 
 
-def _start(parts: Parts, call: _HostCall, verdict: Verdict) -> tuple[Chain, Receipt]:
+def _start(parts: Parts, call: _HostCall, verdict: Verdict) -> Chain:
     """Commit the session, the host node, the step and its started receipt, before anything runs."""
     ctx = call.ctx
     chain = Chain(
@@ -230,7 +228,7 @@ def _start(parts: Parts, call: _HostCall, verdict: Verdict) -> tuple[Chain, Rece
         )
     parts.crash.reach("start.after_commit")
     parts.live.announce(ctx.session_id, call.node_id, [started])
-    return chain, started
+    return chain
 
 
 def _session_row(call: _HostCall) -> dict[str, Any]:
@@ -334,7 +332,8 @@ def _act(
 def _call_tool(parts: Parts, call: _HostCall, verdict: Verdict, value: Any, on_progress: Any) -> Outcome:
     tool = parts.host.registry.get(call.name)
     assert tool is not None
-    started, snapshots = time.monotonic(), []
+    started = time.monotonic()
+    snapshots: list[dict[str, Any]] = []
 
     def progress(data: Any) -> None:
         snapshot = {"sequence": len(snapshots), "state": "partial", "data": data}
@@ -442,9 +441,7 @@ def _record(
         CallResult.IN_DOUBT: (StepEvent.LOSE, StepStatus.IN_DOUBT),
     }.get(outcome.result, (StepEvent.FAIL, StepStatus.FAILED))
     data = outcome.output.data
-    recording.end(
-        event, status, outcome, output=canonical_json(data) if outcome.output.success else None
-    )
+    recording.end(event, status, outcome, output=canonical_json(data) if outcome.output.success else None)
     parts.crash.reach("record.before_commit")
     kept = journal.apply(parts.database, recording.change)
     parts.crash.reach("record.after_commit")
@@ -503,9 +500,7 @@ def _finish_crashed(parts: Parts, step_id: str) -> bool:
                   "node_id": step.node_id, "tool_name": step.tool_name})  # fmt: skip
     recording = Recording(step, chain, parts.database.now_sql, step.now, held=False)
     add_finish(recording, outcome, [])
-    event, status = (
-        (StepEvent.LOSE, StepStatus.IN_DOUBT) if doubtful else (StepEvent.FAIL, StepStatus.FAILED)
-    )
+    event, status = (StepEvent.LOSE, StepStatus.IN_DOUBT) if doubtful else (StepEvent.FAIL, StepStatus.FAILED)
     recording.end(event, status, outcome, reason="crashed")
     if not journal.apply(parts.database, recording.change):
         return False

@@ -47,8 +47,12 @@ def lose_step(parts: Parts, step: LoadedStep, why: str, chain: Chain | None = No
         step.id,
         step.fence + 1,
         step.chain_cites,
-        common={"session_id": step.session_id, "node_id": step.node_id, "tool_name": step.tool_name,
-                "worker": worker_name()},
+        common={
+            "session_id": step.session_id,
+            "node_id": step.node_id,
+            "tool_name": step.tool_name,
+            "worker": worker_name(),
+        },
     )
     recording = Recording(step, chain, parts.database.now_sql, step.now, held=fence_held)
     message = (
@@ -65,9 +69,7 @@ def lose_step(parts: Parts, step: LoadedStep, why: str, chain: Chain | None = No
         )
     add_finish(recording, outcome, [])
     request_id = new_id("apr")
-    recording.end(
-        StepEvent.LOSE, StepStatus.IN_DOUBT, outcome, reason="in_doubt", approval_id=request_id
-    )
+    recording.end(StepEvent.LOSE, StepStatus.IN_DOUBT, outcome, reason="in_doubt", approval_id=request_id)
     digest = parts.host.digest_of(call_of(step, context_of(step)), request_id)
     _ask(
         parts, recording, kind="in_doubt", request_id=request_id, digest=digest,
@@ -154,7 +156,5 @@ def _commit(parts: Parts, recording: Recording, request_id: str, now: int) -> No
         return
     parts.crash.reach("record.after_commit")
     step = recording.step
-    parts.live.announce(
-        step.session_id, step.node_id, recording.receipts, parked={request_id: now}
-    )
+    parts.live.announce(step.session_id, step.node_id, recording.receipts, parked={request_id: now})
     parts.publisher.publish([AdvanceHint(step.session_id)])

@@ -14,8 +14,8 @@ from runtime.core.chain import Chain, Content, Receipt, text_hash
 from runtime.core.lifecycle import StepEvent
 from runtime.core.messages import create_tool_result_message
 from runtime.core.model import TURN_TOOL, NodeStatus, StepKind, StepStatus, ToolOutput
-from runtime.live.hints import AdvanceHint, Hint, StepHint
 from runtime.engine.outcome import CallResult, Outcome
+from runtime.live.hints import AdvanceHint, Hint, StepHint
 from runtime.store.ids import step_id
 from runtime.store.journal import LoadedStep, StepEnd, add_evidence, guard_record
 from runtime.store.rows import continuation_row, message_row, step_row
@@ -59,9 +59,7 @@ class Recording:
             usage=canonical_json(outcome.usage) if outcome.usage else None,
             **values,
         )
-        guard_record(
-            self.change, self.step, self.chain.fence, end, self.now_sql, held=self.held
-        )
+        guard_record(self.change, self.step, self.chain.fence, end, self.now_sql, held=self.held)
         add_evidence(self.change, self.step.session_id, self.receipts, self.contents)
 
 
@@ -101,9 +99,7 @@ def record_turn(recording: Recording, outcome: Outcome, queue_of: Any) -> None:
     step = recording.step
     message = _assistant_message(outcome, step)
     text = canonical_json(message)
-    recording.change.insert(
-        MessageRow, [message_row(step.node_uid, step.messages_before, "assistant", text)]
-    )
+    recording.change.insert(MessageRow, [message_row(step.node_uid, step.messages_before, "assistant", text)])
     ends = not outcome.calls or step.mode == "turn"
     recording.end(
         StepEvent.SUCCEED,
@@ -124,15 +120,22 @@ def record_turn(recording: Recording, outcome: Outcome, queue_of: Any) -> None:
         return
     digest, size = extend_transcript(step.transcript_digest, step.transcript_bytes, text)
     rows = [
-        _call_row(recording, outcome, index, queue_of, digest, size)
-        for index in range(len(outcome.calls))
+        _call_row(recording, outcome, index, queue_of, digest, size) for index in range(len(outcome.calls))
     ]
     recording.hints.extend(hint_of(row) for row in rows)
     if len(rows) > 1:
-        rows.append(_next_turn_row(recording, step.turn_index + 1, status=StepStatus.PENDING,
-                                   calls_before=step.calls_before + len(outcome.calls),
-                                   messages_before=step.messages_before + 1 + len(outcome.calls),
-                                   digest=digest, size=size, siblings=len(outcome.calls)))
+        rows.append(
+            _next_turn_row(
+                recording,
+                step.turn_index + 1,
+                status=StepStatus.PENDING,
+                calls_before=step.calls_before + len(outcome.calls),
+                messages_before=step.messages_before + 1 + len(outcome.calls),
+                digest=digest,
+                size=size,
+                siblings=len(outcome.calls),
+            )
+        )
     recording.change.insert(StepRow, rows)
 
 

@@ -75,9 +75,9 @@ def check_session_id(session_id: str) -> None:
     Raises:
         InvalidInput: Unless it has 1-200 characters, none of them a control character or a surrogate.
     """
-    fits = isinstance(session_id, str) and 1 <= len(session_id) <= SESSION_ID_CHARACTERS
+    fits = 1 <= len(session_id) <= SESSION_ID_CHARACTERS
     if not fits or any(ord(c) < 32 or 127 <= ord(c) < 160 or 0xD800 <= ord(c) < 0xE000 for c in session_id):
-        shown = repr(session_id[:40] if isinstance(session_id, str) else session_id)
+        shown = repr(session_id[:40])
         raise InvalidInput(
             f"session_id {shown} cannot be used; give 1-{SESSION_ID_CHARACTERS} characters "
             "without control characters"
@@ -86,9 +86,7 @@ def check_session_id(session_id: str) -> None:
 
 def context_json(ctx: ExecutionContext) -> dict[str, Any]:
     """What a session keeps of its context."""
-    return ctx.model_dump(
-        mode="json", include={"allowed_scopes", "allowed_intents", "lane_id", "metadata"}
-    )
+    return ctx.model_dump(mode="json", include={"allowed_scopes", "allowed_intents", "lane_id", "metadata"})
 
 
 def start_session(
@@ -132,9 +130,7 @@ def start_session(
 
 def _ensure_same(found: StoredSession, definition: Definition) -> None:
     if found.principal != definition.ctx.principal:
-        raise SessionConflict(
-            f"session {found.id!r} belongs to another principal; use another session id"
-        )
+        raise SessionConflict(f"session {found.id!r} belongs to another principal; use another session id")
     if found.definition_digest != definition.digest:
         raise SessionConflict(
             f"session {found.id!r} exists with another definition; resume it, or use another session id"
@@ -166,9 +162,13 @@ class _Plan:
 
     def rows(self, now: int, adopt: StoredSession | None) -> tuple[Change, list[Hint]]:
         """All rows of the session, and hints for the steps that are ready."""
-        change, hints = Change(), []
+        change = Change()
+        hints: list[Hint] = []
         self._session(change, now, adopt)
-        nodes, edges, messages, steps = [], [], [], []
+        nodes: list[dict[str, Any]] = []
+        edges: list[dict[str, Any]] = []
+        messages: list[dict[str, Any]] = []
+        steps: list[dict[str, Any]] = []
         for position, node in enumerate(self.definition.nodes):
             status = self._first_status(node, now)
             nodes.append(self._node(node, position, status))
@@ -191,7 +191,7 @@ class _Plan:
         change.insert(MessageRow, messages)
         change.insert(StepRow, steps)
         change.insert(ContinuationRow, [continuation_row(self.session_id, "created", now)])
-        return change, list(hints)
+        return change, hints
 
     def _session(self, change: Change, now: int, adopt: StoredSession | None) -> None:
         ctx = self.definition.ctx
@@ -249,9 +249,7 @@ class _Plan:
         transcript_digest, size = "", 0
         for body in texts:
             transcript_digest, size = extend_transcript(transcript_digest, size, body)
-        rows = [
-            message_row(uid, first + k, json.loads(body)["role"], body) for k, body in enumerate(texts)
-        ]
+        rows = [message_row(uid, first + k, json.loads(body)["role"], body) for k, body in enumerate(texts)]
         due = wake_time(node.id, node.wake_at) if status is NodeStatus.SCHEDULED and node.wake_at else now
         step = step_row(
             id=step_id(uid, 0, 0),

@@ -114,5 +114,3 @@ def _expired(database: Database) -> list[str]:
 
 def _hint(row: Any) -> StepHint:
     return StepHint(row.id, row.session_id, row.node_id, StepKind(row.kind), row.queue)
-
-

@@ -54,7 +54,9 @@ class PreparedTurn:
         return self.profile.network_allowlist if self.profile else ()
 
 
-def prepare_host_turn(parts: Parts, value: Any, ctx: ExecutionContext, counters: tuple[int, int]) -> PreparedTurn:
+def prepare_host_turn(
+    parts: Parts, value: Any, ctx: ExecutionContext, counters: tuple[int, int]
+) -> PreparedTurn:
     """Prepare a turn from a caller's input; the input itself is the evidence."""
     try:
         turn = validate_turn_input(value)

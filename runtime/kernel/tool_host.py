@@ -130,9 +130,7 @@ class ToolHost:
         if compiled is None:
             layers = [*self.workspace.policy_layers(lane_id)]
             layers.append(
-                intent_layer(
-                    self._intents, sticky_approvals=self.workspace.approvals.sticky_approvals
-                )
+                intent_layer(self._intents, sticky_approvals=self.workspace.approvals.sticky_approvals)
             )
             compiled = self._policies[lane_id] = compile_policy(layers)
         return compiled
@@ -274,7 +272,8 @@ class _Decision:
         self.decisions = result.decisions
         if result.decision is Decision.DENY:
             why = reasons(result.decisions, "deny") or (
-                "no rule and no intent allows it; add the tool to an intent's allow_tools or write an allow rule"
+                "no rule and no intent allows it; add the tool to an intent's allow_tools, "
+                "or write an allow rule"
             )
             return self._no(
                 ErrorCode.POLICY_DENIED,

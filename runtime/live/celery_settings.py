@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from kombu import Queue
+from kombu.entity import Queue
 
 QUEUES = ("turns", "tools", "coordination", "maintenance")
 """The queues of the runtime; a tool may name one more of its own."""

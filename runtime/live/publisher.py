@@ -16,7 +16,7 @@ from runtime.live.celery_settings import (
     TURN_TASK,
     celery_settings,
 )
-from runtime.live.hints import AdvanceHint, Hint, StepHint
+from runtime.live.hints import Hint, StepHint
 
 logger = logging.getLogger(__name__)
 
@@ -66,7 +66,6 @@ class CeleryPublisher:
             name, queue, priority = _TASKS[hint.kind], hint.queue, hint.priority
             ids = {"step_id": hint.step_id, "session_id": hint.session_id, "node_id": hint.node_id}
         else:
-            assert isinstance(hint, AdvanceHint)
             name, queue, priority = ADVANCE_TASK, "coordination", 0
             ids = {"session_id": hint.session_id}
         self.app.send_task(

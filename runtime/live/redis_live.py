@@ -80,7 +80,7 @@ class Live:
         """Append one live snapshot; it enters the chain with the finished receipt. Never raises."""
         if self.url is None or time.monotonic() < self._quiet_until:
             return
-        entry = {
+        entry: dict[Any, Any] = {
             "node_id": node_id,
             "step_id": step_id,
             "fence": fence,
@@ -90,9 +90,7 @@ class Live:
             "body": json.dumps({"snapshot": data}),
         }
         try:
-            self.client().xadd(
-                keys.evidence_stream(session_id), entry, maxlen=STREAM_MAX, approximate=True
-            )
+            self.client().xadd(keys.evidence_stream(session_id), entry, maxlen=STREAM_MAX, approximate=True)
         except redis.RedisError as error:
             self._stay_quiet(error)
 

@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from sqlalchemy import Connection, text
+from sqlalchemy import Connection, RowMapping, text
 
 from runtime.store.engine import Database
 
@@ -50,13 +49,13 @@ _SELECT = """SELECT id AS request_id, kind, session_id, node_uid, node_id, step_
     consumed_by FROM approval"""
 
 
-def _approval(row: Mapping[str, Any]) -> Approval:
+def _approval(row: RowMapping) -> Approval:
     parsed = {
         "input": json.loads(row["input"]),
         "policy_decisions": json.loads(row["policy_decisions"]),
         "message": json.loads(row["message"]),
     }
-    return Approval(**{**row, **parsed})
+    return Approval(**{**dict(row), **parsed})
 
 
 def find_approval(connection: Connection, request_id: str) -> Approval | None:

@@ -98,9 +98,7 @@ class LoadedStep:
     def lease_expired(self) -> bool:
         """Whether a holder started this step and lost its lease."""
         return (
-            self.status == StepStatus.RUNNING
-            and self.lease_until is not None
-            and self.lease_until < self.now
+            self.status == StepStatus.RUNNING and self.lease_until is not None and self.lease_until < self.now
         )
 
     @property
@@ -164,10 +162,7 @@ def add_evidence(
     blobs = {content.hash: content.text for content in contents if not content.inline}
     change.insert(
         BlobRow,
-        [
-            {"session_id": session_id, "hash": name, "content": blobs[name]}
-            for name in sorted(blobs)
-        ],
+        [{"session_id": session_id, "hash": name, "content": blobs[name]} for name in sorted(blobs)],
         once=True,
     )
     change.insert(

@@ -40,9 +40,7 @@ def activate(database: Database, workspace_hash: str, path: str) -> list[str]:
         The hashes that are active now, the newest first.
     """
     with database.writing() as connection:
-        connection.execute(
-            text("DELETE FROM workspace_version WHERE hash = :hash"), {"hash": workspace_hash}
-        )
+        connection.execute(text("DELETE FROM workspace_version WHERE hash = :hash"), {"hash": workspace_hash})
         connection.execute(
             text(
                 "INSERT INTO workspace_version (hash, path, active, activated_at) "

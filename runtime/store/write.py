@@ -80,8 +80,10 @@ class Change:
             parts.append(f"u{i} AS ({_renamed(sql, values, f'u{i}_', params)} AND {held} RETURNING 1)")
         for i, (table, rows, once) in enumerate(self.inserts):
             params[f"rows{i}"] = json.dumps([dict(row) for row in rows])
-            parts.append(f"i{i} AS ({_json_insert(table, tuple(rows[0]), once, f'rows{i}')} WHERE {held}"
-                         f"{' ON CONFLICT DO NOTHING' if once else ''} RETURNING 1)")
+            parts.append(
+                f"i{i} AS ({_json_insert(table, tuple(rows[0]), once, f'rows{i}')} WHERE {held}"
+                f"{' ON CONFLICT DO NOTHING' if once else ''} RETURNING 1)"
+            )
         if not parts:
             return True
         last = f"SELECT count(*) FROM g{len(self.guards) - 1}" if self.guards else "SELECT 1"

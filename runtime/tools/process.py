@@ -197,7 +197,7 @@ class ToolProcess:
             raise
 
     def _send(self, frame: bytes, name: str, deadline: float, deadline_s: float) -> None:
-        assert self._connection is not None  # noqa: S101 - `start` made it
+        assert self._connection is not None
         self._connection.settimeout(max(0.001, deadline - time.monotonic()))
         try:
             self._connection.sendall(frame)
@@ -210,9 +210,9 @@ class ToolProcess:
         self, name: str, deadline: float, deadline_s: float, cancelled: Callable[[], bool] | None
     ) -> dict[str, Any]:
         """The next message of the process, which may not be the answer."""
-        assert self._connection is not None  # noqa: S101 - `start` made it
-        assert self._frames is not None  # noqa: S101 - `start` made it
-        assert self._process is not None  # noqa: S101 - `start` made it
+        assert self._connection is not None
+        assert self._frames is not None
+        assert self._process is not None
         while True:
             left = deadline - time.monotonic()
             if left <= 0:
@@ -235,7 +235,7 @@ class ToolProcess:
             return message
 
     def _crashed(self, name: str) -> ToolCrashed:
-        assert self._process is not None  # noqa: S101 - it was there to crash
+        assert self._process is not None
         process = self._process
         await_end(process, seconds=1)
         self._kill()

@@ -84,7 +84,7 @@ def spawn(environ: Mapping[str, str]) -> tuple[subprocess.Popen[bytes], socket.s
         ) from error
     finally:
         theirs.close()
-    assert process.stdout is not None  # noqa: S101 - asked for above
+    assert process.stdout is not None
     threading.Thread(target=_log_lines, args=(process.stdout, process.pid), daemon=True).start()
     return process, ours
 
