@@ -11,7 +11,7 @@ VENV := .venv
 RUN := $(VENV)/bin/python
 STAMP := $(VENV)/.installed
 
-.PHONY: help demo dev test check format bench clean
+.PHONY: help demo dev test check format docs bench clean
 
 help:  ## list the targets
 	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "make %-8s %s\n", $$1, $$2}' Makefile
@@ -34,6 +34,9 @@ check: $(STAMP)  ## format, lint, types and tests
 format: $(STAMP)  ## rewrite the sources in the project's format
 	$(RUN) -m ruff format .
 	$(RUN) -m ruff check --fix .
+
+docs: $(STAMP)  ## write the generated pages again
+	$(RUN) docs/generate_states.py
 
 bench: $(STAMP)  ## figures with their floors
 	@$(RUN) -m bench $(ARGS)

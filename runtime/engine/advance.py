@@ -8,34 +8,85 @@ both miss the join. It takes the session's lock, which steps never touch.
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+from itertools import groupby
 from typing import Any
 
 from sqlalchemy import Connection, text
 
-from runtime.core.canonical import canonical_json
 from runtime.core.lifecycle import NODE_ENDED
 from runtime.core.model import NodeStatus, SessionStatus, StepKind
 from runtime.engine.record import REPUBLISH_MS, extend_transcript
 from runtime.live.hints import Hint, StepHint
 from runtime.store.engine import Database
-from runtime.store.rows import continuation_row, message_row
+from runtime.store.rows import continuation_row
 from runtime.store.sessions import (
     StoredSession,
     add_control_receipt,
     find_session,
     number_continuations,
 )
-from runtime.store.tables import ContinuationRow, MessageRow
-from runtime.store.write import Change
+from runtime.store.tables import ContinuationRow, NodeRow, StepRow
+from runtime.store.write import Change, update_rows
 
 
 @dataclass(slots=True)
 class _Advance:
+    """One advance: what it read, and the rows that it will write at once."""
+
     connection: Connection
     session: StoredSession
-    now: int
-    hints: list[Hint]
+    steps: list[dict[str, Any]] = field(default_factory=list)
+    nodes: list[dict[str, Any]] = field(default_factory=list)
+    continuations: list[dict[str, Any]] = field(default_factory=list)
+    hints: list[Hint] = field(default_factory=list)
+
+    @property
+    def now(self) -> int:
+        return self.session.now
+
+    def rows(self, sql: str, **values: Any) -> Sequence[Any]:
+        return self.connection.execute(text(sql), values).all()
+
+    def promote(self, step_id: str, node_id: str, *, due: int | None = None, **values: Any) -> None:
+        """Make a pending step ready; one that is due later is published when it is due."""
+        later = due is not None and due > self.now
+        self.steps.append(
+            {
+                "id": step_id,
+                "status": "ready",
+                "due_at": due if later else self.now,
+                "publish_at": due if later else self.now + REPUBLISH_MS,
+                "cites": None,
+                "transcript_digest": None,
+                "transcript_bytes": None,
+                "propagated": None,
+                **values,
+            }
+        )
+        if not later:
+            self.hints.append(StepHint(step_id, self.session.id, node_id, StepKind.TURN, "turns"))
+
+    def propagated(self, step_ids: Iterable[str]) -> None:
+        """Note that nothing more follows from these steps."""
+        nothing = dict.fromkeys(
+            ("status", "due_at", "publish_at", "cites", "transcript_digest", "transcript_bytes")
+        )
+        self.steps.extend({"id": step_id, **nothing, "propagated": True} for step_id in step_ids)
+
+    def move(self, node_uid: str, status: NodeStatus, reason: str | None = None) -> None:
+        self.nodes.append({"uid": node_uid, "status": status, "reason": reason})
+
+    def note(self, kind: str, node_id: str | None) -> None:
+        self.continuations.append(continuation_row(self.session.id, kind, self.now, node_id))
+
+    def write(self) -> None:
+        update_rows(self.connection, StepRow, "id", self.steps)
+        update_rows(self.connection, NodeRow, "uid", self.nodes)
+        change = Change()
+        change.insert(ContinuationRow, self.continuations)
+        change.apply(self.connection)
 
 
 def advance(database: Database, session_id: str) -> list[Hint]:
@@ -45,185 +96,116 @@ def advance(database: Database, session_id: str) -> list[Hint]:
         Hints for the steps that became ready.
     """
     with database.writing() as connection:
-        session = find_session(connection, session_id, lock=True)
+        session = find_session(database, connection, session_id, lock=True)
         if session is None or session.ended_status is not None:
             return []
-        now = int(connection.execute(text(f"SELECT {database.now_sql}")).scalar_one())
-        work = _Advance(connection, session, now, [])
+        work = _Advance(connection, session)
         ended = _unpropagated(work)
-        for node_uid, turn_index in {
-            (row.node_uid, row.turn_index) for row in ended if row.kind == StepKind.TOOL_CALL
-        }:
-            _promote_turn(work, node_uid, turn_index)
-        nodes = [row.node_uid for row in ended if row.node_status in NODE_ENDED]
-        if nodes:
-            _promote_dependants(work, sorted(set(nodes)))
-        if ended:
-            _mark_propagated(work, [row.id for row in ended])
-        _settle(work)
+        _promote_turns(work, {(row.node_uid, row.turn_index) for row in ended if row.kind == "tool_call"})
+        _promote_dependants(work, {row.node_uid for row in ended if row.node_status in NODE_ENDED})
+        work.propagated(row.id for row in ended)
+        work.write()
+        if not work.hints:
+            _settle(work)
     return work.hints
 
 
-def _unpropagated(work: _Advance) -> list[Any]:
-    return list(
-        work.connection.execute(
-            text(
-                "SELECT s.id, s.node_uid, s.turn_index, s.kind, n.status AS node_status FROM step s "
-                "JOIN node n ON n.uid = s.node_uid WHERE s.session_id = :id AND NOT s.propagated"
-            ),
-            {"id": work.session.id},
-        )
+def _unpropagated(work: _Advance) -> Sequence[Any]:
+    return work.rows(
+        "SELECT s.id, s.node_uid, s.turn_index, s.kind, n.status AS node_status FROM step s "
+        "JOIN node n ON n.uid = s.node_uid WHERE s.session_id = :id AND NOT s.propagated",
+        id=work.session.id,
     )
 
 
-def _mark_propagated(work: _Advance, ids: list[str]) -> None:
-    named = {f"i{k}": value for k, value in enumerate(ids)}
-    places = ", ".join(f":{name}" for name in named)
-    work.connection.execute(
-        text(f"UPDATE step SET propagated = :yes WHERE id IN ({places})"), {"yes": True, **named}
-    )
+def _named(values: Iterable[str]) -> tuple[str, dict[str, str]]:
+    named = {f"v{k}": value for k, value in enumerate(sorted(values))}
+    return ", ".join(f":{name}" for name in named), named
 
 
 # --- the turn after several calls -----------------------------------------------------------------
 
 _SIBLINGS = """
-SELECT s.status, s.head, m.content, t.id AS turn_id, t.transcript_digest, t.transcript_bytes,
-       t.status AS turn_status, n.turn_budget, n.node_id
+SELECT s.node_uid, s.turn_index, s.head, m.content, t.id AS turn_id, t.transcript_digest,
+       t.transcript_bytes, t.status AS turn_status, n.turn_budget, n.node_id
   FROM step s
   JOIN step t ON t.node_uid = s.node_uid AND t.turn_index = s.turn_index + 1 AND t.kind = 'turn'
   JOIN node n ON n.uid = s.node_uid
   LEFT JOIN message m ON m.node_uid = s.node_uid AND m.number = s.messages_before + s.call_index - 1
- WHERE s.node_uid = :node AND s.turn_index = :turn AND s.kind = 'tool_call'
- ORDER BY s.call_index
+ WHERE s.node_uid IN ({places}) AND s.kind = 'tool_call' AND t.status = 'pending'
+ ORDER BY s.node_uid, s.turn_index, s.call_index
 """
 
 
-def _promote_turn(work: _Advance, node_uid: str, turn_index: int) -> None:
-    rows = work.connection.execute(text(_SIBLINGS), {"node": node_uid, "turn": turn_index}).all()
-    if not rows or rows[0].turn_status != "pending" or any(row.content is None for row in rows):
+def _promote_turns(work: _Advance, groups: set[tuple[str, int]]) -> None:
+    """Promote the turn that follows several calls, once each of them has answered."""
+    if not groups:
         return
-    digest, size = rows[0].transcript_digest, rows[0].transcript_bytes
-    for row in rows:
+    places, named = _named({node_uid for node_uid, _ in groups})
+    rows = work.rows(_SIBLINGS.format(places=places), **named)
+    for group, calls in groupby(rows, key=lambda row: (row.node_uid, row.turn_index)):
+        siblings = list(calls)
+        if group in groups and all(row.content is not None for row in siblings):
+            _promote_turn(work, siblings)
+
+
+def _promote_turn(work: _Advance, siblings: Sequence[Any]) -> None:
+    first = siblings[0]
+    digest, size = first.transcript_digest, first.transcript_bytes
+    for row in siblings:
         digest, size = extend_transcript(digest, size, row.content)
-    suspends = turn_index + 1 >= rows[0].turn_budget
-    work.connection.execute(
-        text(
-            "UPDATE step SET status = :status, cites = :cites, transcript_digest = :digest, "
-            "transcript_bytes = :size, due_at = :now, publish_at = :publish "
-            "WHERE id = :id AND status = 'pending'"
-        ),
+    values = {
+        "cites": json.dumps([row.head for row in siblings]),
+        "transcript_digest": digest,
+        "transcript_bytes": size,
+    }
+    if first.turn_index + 1 < first.turn_budget:
+        work.promote(first.turn_id, first.node_id, **values)
+        return
+    work.steps.append(
         {
-            "status": "pending" if suspends else "ready",
-            "cites": json.dumps([row.head for row in rows]),
-            "digest": digest,
-            "size": size,
-            "now": work.now,
-            "publish": work.now + REPUBLISH_MS,
-            "id": rows[0].turn_id,
-        },
+            "id": first.turn_id,
+            "status": None,
+            "due_at": None,
+            "publish_at": None,
+            **values,
+            "propagated": None,
+        }
     )
-    work.connection.execute(
-        text("UPDATE node SET status = :status, reason = :reason WHERE uid = :uid"),
-        {
-            "uid": node_uid,
-            "status": NodeStatus.SUSPENDED if suspends else NodeStatus.RUNNING,
-            "reason": "max_turns" if suspends else None,
-        },
-    )
-    if suspends:
-        _continue(work, "suspended", rows[0].node_id)
-    else:
-        work.hints.append(StepHint(rows[0].turn_id, work.session.id, rows[0].node_id, StepKind.TURN, "turns"))
+    work.move(first.node_uid, NodeStatus.SUSPENDED, "max_turns")
+    work.note("suspended", first.node_id)
 
 
 # --- dependants of ended nodes --------------------------------------------------------------------
 
 _DEPENDANTS = """
-SELECT n.uid, n.node_id, n.wake_at, n.definition, n.dependencies, s.id AS step_id, s.transcript_digest
-  FROM node n JOIN step s ON s.node_uid = n.uid AND s.turn_index = 0 AND s.call_index = 0
+SELECT n.uid, n.node_id, n.wake_at, s.id AS step_id, d.head
+  FROM node n
+  JOIN step s ON s.node_uid = n.uid AND s.turn_index = 0 AND s.call_index = 0
+  JOIN edge e ON e.node_uid = n.uid
+  JOIN node d ON d.uid = e.depends_on_uid
  WHERE n.status = 'pending' AND s.status = 'pending'
-   AND n.uid IN (SELECT e.node_uid FROM edge e WHERE e.depends_on_uid IN ({places}))
+   AND n.uid IN (SELECT x.node_uid FROM edge x WHERE x.depends_on_uid IN ({places}))
    AND NOT EXISTS (SELECT 1 FROM edge o WHERE o.node_uid = n.uid AND NOT o.satisfied)
-"""
-
-_UPSTREAM = """
-SELECT d.node_id, d.head, d.result FROM edge e JOIN node d ON d.uid = e.depends_on_uid
- WHERE e.node_uid = :uid ORDER BY d.position
+ ORDER BY n.position, d.position
 """
 
 
-def _promote_dependants(work: _Advance, ended: list[str]) -> None:
-    named = {f"u{k}": value for k, value in enumerate(ended)}
-    places = ", ".join(f":{name}" for name in named)
-    for node in work.connection.execute(text(_DEPENDANTS.format(places=places)), named).all():
-        upstream = work.connection.execute(text(_UPSTREAM), {"uid": node.uid}).all()
-        _promote_node(work, node, upstream)
-
-
-def _promote_node(work: _Advance, node: Any, upstream: Any) -> None:
-    scheduled = node.wake_at is not None and node.wake_at > work.now
-    due = node.wake_at if scheduled else work.now
-    digest, size = _add_context(work, node)
-    work.connection.execute(
-        text(
-            "UPDATE step SET status = 'ready', cites = :cites, due_at = :due, publish_at = :publish, "
-            "transcript_digest = COALESCE(:digest, transcript_digest), "
-            "transcript_bytes = transcript_bytes + :size "
-            "WHERE id = :id AND status = 'pending'"
-        ),
-        {
-            "cites": json.dumps([row.head for row in upstream if row.head]),
-            "due": due,
-            "publish": due if scheduled else work.now + REPUBLISH_MS,
-            "digest": digest,
-            "size": size,
-            "id": node.step_id,
-        },
-    )
-    work.connection.execute(
-        text("UPDATE node SET status = :status WHERE uid = :uid AND status = 'pending'"),
-        {"uid": node.uid, "status": NodeStatus.SCHEDULED if scheduled else NodeStatus.READY},
-    )
-    if node.dependencies > 1:
-        _continue(work, "join_ready", node.node_id)
-    if scheduled:
-        _continue(work, "scheduled", node.node_id)
-    else:
-        work.hints.append(StepHint(node.step_id, work.session.id, node.node_id, StepKind.TURN, "turns"))
-
-
-def _add_context(work: _Advance, node: Any) -> tuple[str | None, int]:
-    """Put the results of the nodes named by ``context_from`` before the node's own messages."""
-    names = json.loads(node.definition).get("context_from") or []
-    if not names:
-        return None, 0
-    rows = work.connection.execute(
-        text("SELECT node_id, result FROM node WHERE session_id = :id AND result IS NOT NULL"),
-        {"id": work.session.id},
-    ).all()
-    results = {row.node_id: json.loads(row.result) for row in rows}
-    message = {
-        "role": "system",
-        "content": "Results of earlier nodes:\n"
-        + canonical_json({name: results.get(name) for name in names}),
-    }
-    body = canonical_json(message)
-    change = Change()
-    change.insert(MessageRow, [message_row(node.uid, 0, "system", body)])
-    change.apply(work.connection)
-    digest, added = extend_transcript("", 0, body)
-    for (content,) in work.connection.execute(
-        text("SELECT content FROM message WHERE node_uid = :uid AND number > 0 ORDER BY number"),
-        {"uid": node.uid},
-    ).all():
-        digest, _ = extend_transcript(digest, 0, content)
-    return digest, added
-
-
-def _continue(work: _Advance, kind: str, node_id: str | None) -> None:
-    change = Change()
-    change.insert(ContinuationRow, [continuation_row(work.session.id, kind, work.now, node_id)])
-    change.apply(work.connection)
+def _promote_dependants(work: _Advance, ended: set[str]) -> None:
+    """Promote the nodes all of whose dependencies are satisfied."""
+    if not ended:
+        return
+    places, named = _named(ended)
+    rows = work.rows(_DEPENDANTS.format(places=places), **named)
+    for _, upstream in groupby(rows, key=lambda row: row.uid):
+        dependencies = list(upstream)
+        node = dependencies[0]
+        scheduled = node.wake_at is not None and node.wake_at > work.now
+        cites = json.dumps([row.head for row in dependencies if row.head])
+        work.promote(node.step_id, node.node_id, due=node.wake_at, cites=cites)
+        work.move(node.uid, NodeStatus.SCHEDULED if scheduled else NodeStatus.READY)
+        if scheduled:
+            work.note("scheduled", node.node_id)
 
 
 # --- settling -------------------------------------------------------------------------------------
@@ -231,59 +213,60 @@ def _continue(work: _Advance, kind: str, node_id: str | None) -> None:
 
 def _settle(work: _Advance) -> None:
     """End the session if nothing of it can move or is running; number its continuations."""
-    session = work.session
-    counts = {
-        row[0]: int(row[1])
-        for row in work.connection.execute(
-            text(
-                "SELECT status, count(*) FROM node WHERE session_id = :id AND mode <> 'host' GROUP BY status"
-            ),
-            {"id": session.id},
-        )
-    }
-    open_nodes = sum(
-        counts.get(status, 0)
-        for status in NodeStatus
-        if status not in NODE_ENDED and status is not NodeStatus.PENDING
+    rows = work.rows(
+        "SELECT status, count(*) AS nodes FROM node WHERE session_id = :id AND mode <> 'host' "
+        "GROUP BY status",
+        id=work.session.id,
     )
-    if open_nodes or not counts:
-        _store_numbers(work, number_continuations(work.connection, session))
-        return
-    failed = counts.get(NodeStatus.ERROR, 0) or counts.get(NodeStatus.PENDING, 0)
-    if session.cancelled_at is not None:
-        status = SessionStatus.CANCELLED
+    counts = {row.status: int(row.nodes) for row in rows}
+    still_open = sum(
+        nodes for status, nodes in counts.items() if status not in NODE_ENDED and status != NodeStatus.PENDING
+    )
+    if still_open or not counts:
+        _number(work)
+    elif work.session.cancelled_at is not None:
+        _end(work, SessionStatus.CANCELLED)
+    elif counts.get(NodeStatus.ERROR) or counts.get(NodeStatus.PENDING):
+        _end(work, SessionStatus.ERROR)
     else:
-        status = SessionStatus.ERROR if failed else SessionStatus.COMPLETED
-    _write_end(work, status)
+        _end(work, SessionStatus.COMPLETED)
 
 
-def _write_end(work: _Advance, status: SessionStatus) -> None:
-    session, connection = work.session, work.connection
-    heads = [
-        row[0]
-        for row in connection.execute(
-            text("SELECT head FROM node WHERE session_id = :id AND head IS NOT NULL ORDER BY uid"),
-            {"id": session.id},
-        )
-    ]
-    if status is not SessionStatus.ERROR:  # the node that failed has recorded its own
-        _continue(work, status.value, None)
-    numbered = number_continuations(connection, session)
-    change = Change()
-    add_control_receipt(change, session, "session_settled", {"status": status, "at": work.now}, cites=heads)
-    change.apply(connection)
-    connection.execute(
-        text(
-            "UPDATE session SET ended_status = :status, ended_at = :now, continuations = :numbered "
-            "WHERE id = :id"
-        ),
-        {"status": status, "now": work.now, "numbered": numbered, "id": session.id},
-    )
-
-
-def _store_numbers(work: _Advance, numbered: int) -> None:
+def _number(work: _Advance) -> None:
+    numbered = number_continuations(work.connection, work.session)
     if numbered != work.session.continuations:
         work.connection.execute(
             text("UPDATE session SET continuations = :n WHERE id = :id"),
             {"n": numbered, "id": work.session.id},
         )
+
+
+def _end(work: _Advance, status: SessionStatus) -> None:
+    """Write the end: the last continuation, all numbers, and a settle record that cites every head."""
+    session, connection = work.session, work.connection
+    heads = work.rows(
+        "SELECT head FROM node WHERE session_id = :id AND head IS NOT NULL ORDER BY uid", id=session.id
+    )
+    change = Change()
+    if status is not SessionStatus.ERROR:  # the node that failed has recorded its own
+        change.insert(ContinuationRow, [continuation_row(session.id, status, work.now)])
+    add_control_receipt(
+        change,
+        session,
+        "session_settled",
+        {"status": status, "at": work.now},
+        cites=[row.head for row in heads],
+    )
+    change.apply(connection)
+    connection.execute(
+        text(
+            "UPDATE session SET ended_status = :status, ended_at = CAST(:now AS BIGINT), "
+            "continuations = :numbered WHERE id = :id"
+        ),
+        {
+            "status": status,
+            "now": work.now,
+            "numbered": number_continuations(connection, session),
+            "id": session.id,
+        },
+    )

@@ -76,9 +76,9 @@ def resolve(parts: Parts, answer: Answer) -> Resolution:
     parts.crash.reach("resolve.before_commit")
     hints: list[Hint] = []
     with parts.database.writing() as connection:
-        session = find_session(connection, approval.session_id, lock=True)
+        session = find_session(parts.database, connection, approval.session_id, lock=True)
         assert session is not None
-        now = int(connection.execute(text(f"SELECT {parts.database.now_sql}")).scalar_one())
+        now = session.now
         current = find_approval(connection, answer.request_id)
         assert current is not None
         _refuse_late(current, session, now)
@@ -244,9 +244,9 @@ def expire(parts: Parts, request_id: str) -> bool:
         approval = find_approval(connection, request_id)
         if approval is None or approval.status != "pending":
             return False
-        session = find_session(connection, approval.session_id, lock=True)
+        session = find_session(parts.database, connection, approval.session_id, lock=True)
         assert session is not None
-        now = int(connection.execute(text(f"SELECT {parts.database.now_sql}")).scalar_one())
+        now = session.now
         if approval.expires_at > now:
             return False
         answer = Answer(request_id, False, "kernel:expiry", "kernel", "no answer came in time")

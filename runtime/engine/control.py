@@ -24,15 +24,11 @@ from runtime.store.tables import ContinuationRow, MessageRow, StepRow
 from runtime.store.write import Change
 
 
-def _locked(connection: Connection, session_id: str) -> StoredSession:
-    session = find_session(connection, session_id, lock=True)
+def _locked(parts: Parts, connection: Connection, session_id: str) -> StoredSession:
+    session = find_session(parts.database, connection, session_id, lock=True)
     if session is None:
         raise SessionNotFound(f"no session {session_id!r}; start it first")
     return session
-
-
-def _now(parts: Parts, connection: Connection) -> int:
-    return int(connection.execute(text(f"SELECT {parts.database.now_sql}")).scalar_one())
 
 
 def cancel_session(parts: Parts, session_id: str, reason: str | None) -> None:
@@ -42,10 +38,10 @@ def cancel_session(parts: Parts, session_id: str, reason: str | None) -> None:
         SessionNotFound: If there is no such session.
     """
     with parts.database.writing() as connection:
-        session = _locked(connection, session_id)
+        session = _locked(parts, connection, session_id)
         if session.cancelled_at is not None or session.ended_status is not None:
             return
-        now = _now(parts, connection)
+        now = session.now
         states = ", ".join(
             f"'{status}'" for status in steps_that_accept(StepEvent.CANCEL) if status != "running"
         )
@@ -97,12 +93,12 @@ def resume_session(
         InvalidInput: On malformed messages.
     """
     with parts.database.writing() as connection:
-        session = _locked(connection, session_id)
+        session = _locked(parts, connection, session_id)
         if session.principal != principal:
             raise SessionConflict(f"session {session_id!r} belongs to another principal")
         if session.cancelled_at is not None:
             raise SessionConflict(f"session {session_id!r} was cancelled; start another one")
-        now = _now(parts, connection)
+        now = session.now
         change = Change()
         change.insert(ContinuationRow, [continuation_row(session_id, "resumed", now)])
         change.apply(connection)

@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import logging
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from runtime.core.chain import Chain, Receipt
@@ -20,13 +20,23 @@ from runtime.engine.calls import call_of, context_of, new_chain, tool_context
 from runtime.engine.outcome import CallResult, Outcome
 from runtime.engine.park import lose_step, park_step, quarantine_step
 from runtime.engine.parts import Parts, worker_name
-from runtime.engine.record import Recording, add_finish, record_call, record_turn, record_turn_failure
+from runtime.engine.record import (
+    Recording,
+    add_finish,
+    extend_transcript,
+    record_call,
+    record_turn,
+    record_turn_failure,
+)
+from runtime.engine.transcript import context_message
 from runtime.engine.turns import PreparedTurn, make_turn, prepare_node_turn
 from runtime.errors import ErrorCode
 from runtime.kernel.verdict import Verdict, VerdictKind
 from runtime.live.hints import Hint
 from runtime.store import journal
 from runtime.store.journal import Claim, LoadedStep, StepEnd
+from runtime.store.rows import continuation_row, message_row
+from runtime.store.tables import ContinuationRow, MessageRow
 from runtime.store.write import Change
 from runtime.tools.process import ToolCrashed, ToolTimedOut
 
@@ -46,6 +56,7 @@ class _Attempt:
     chain: Chain
     loaded_at: float
     prepared: PreparedTurn | None = None
+    context: str | None = None
 
     @property
     def now(self) -> int:
@@ -107,10 +118,16 @@ class Executor:
 
     def _attempt(self, step: LoadedStep, queues: tuple[str, ...], loaded_at: float) -> None:
         ctx = context_of(step)
-        prepared = self._prepare(step, ctx) if step.is_turn else None
+        prepared = None
+        context: str | None = None
+        if step.is_turn:
+            stored = journal.load_transcript(self.parts.database, step.node_uid, step.messages_before)
+            step, transcript = self._with_context(step, stored)
+            context = transcript[0] if len(transcript) > len(stored) else None
+            prepared = self._prepare(step, ctx, transcript)
         verdict = self.parts.host.decide(call_of(step, ctx, prepared))
         chain = new_chain(step, ctx, self.parts.host.workspace.hash)
-        attempt = _Attempt(step, ctx, verdict, chain, loaded_at, prepared)
+        attempt = _Attempt(step, ctx, verdict, chain, loaded_at, prepared, context)
         receipts = []
         if step.lease_expired:
             receipts.append(
@@ -126,8 +143,23 @@ class Executor:
         elif self._start(attempt, receipts, queues):
             self._act_and_record(attempt)
 
-    def _prepare(self, step: LoadedStep, ctx: ExecutionContext) -> PreparedTurn:
-        transcript = journal.load_transcript(self.parts.database, step.node_uid, step.messages_before)
+    def _with_context(self, step: LoadedStep, transcript: list[str]) -> tuple[LoadedStep, list[str]]:
+        """Put the results of the nodes named by ``context_from`` before a node's own messages.
+
+        Results never change, so each attempt at the first turn arrives at the same transcript.
+        """
+        names = json.loads(step.definition)["context_from"] if step.turn_index == 0 else ()
+        if not names:
+            return step, transcript
+        results = journal.load_results(self.parts.database, step.session_id, names)
+        own = transcript[1:] if len(transcript) == step.messages_before else transcript
+        whole = [context_message(names, results), *own]
+        digest, size = "", 0
+        for message in whole:
+            digest, size = extend_transcript(digest, size, message)
+        return replace(step, transcript_digest=digest, transcript_bytes=size), whole
+
+    def _prepare(self, step: LoadedStep, ctx: ExecutionContext, transcript: list[str]) -> PreparedTurn:
         return prepare_node_turn(
             self.parts,
             step.definition,
@@ -145,12 +177,11 @@ class Executor:
         change = Change()
         claim = Claim(worker_name(), self.parts.lease_ms, queues, self.parts.host.workspace.hash)
         journal.guard_start(change, step, claim, attempt.chain.head or "", database.now_sql)
+        if attempt.context is not None:
+            row = message_row(step.node_uid, 0, "user", attempt.context)
+            change.insert(MessageRow, [row], once=True)
         if step.node_status != NodeStatus.RUNNING:
-            change.update(
-                "UPDATE node SET status = 'running', reason = NULL WHERE uid = :uid "
-                "AND status IN ('pending', 'ready', 'scheduled', 'waiting_approval')",
-                uid=step.node_uid,
-            )
+            self._enter_node(change, attempt)
         journal.add_evidence(change, step.session_id, receipts, [attempt.verdict.input])
         self.parts.crash.reach("start.before_commit")
         if not journal.apply(database, change):
@@ -158,6 +189,23 @@ class Executor:
         self.parts.crash.reach("start.after_commit")
         self.parts.live.announce(step.session_id, step.node_id, receipts)
         return True
+
+    def _enter_node(self, change: Change, attempt: _Attempt) -> None:
+        """Note that a node runs: this is its first step, or the first since it waited."""
+        step = attempt.step
+        change.update(
+            "UPDATE node SET status = 'running', reason = NULL WHERE uid = :uid "
+            "AND status IN ('pending', 'ready', 'scheduled', 'waiting_approval')",
+            uid=step.node_uid,
+        )
+        if not step.is_turn or step.turn_index > 0:
+            return
+        kinds = ["wakeup"] if step.node_status == NodeStatus.SCHEDULED else []
+        kinds += ["join_ready"] if step.dependencies > 1 else []
+        change.insert(
+            ContinuationRow,
+            [continuation_row(step.session_id, kind, attempt.now, step.node_id) for kind in kinds],
+        )
 
     # --- acting -----------------------------------------------------------------------------------
 

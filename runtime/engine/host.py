@@ -418,6 +418,7 @@ def _step_values(call: _HostCall, verdict: Verdict, chain: Chain) -> dict[str, A
         "node_status": NodeStatus.RUNNING,
         "turn_budget": 0,
         "inbox": 0,
+        "dependencies": 0,
         "context": "{}",
         "cancelled_at": None,
         "paused_at": None,
@@ -459,7 +460,7 @@ def _record(
 def _note_tampering(parts: Parts, ctx: ExecutionContext, error: SpecTampered) -> None:
     """Write a ``spec_tampered`` event into the session's control chain, if there is a session."""
     with parts.database.writing() as connection:
-        session = find_session(connection, ctx.session_id, lock=True)
+        session = find_session(parts.database, connection, ctx.session_id, lock=True)
         if session is None:
             return
         change = Change()

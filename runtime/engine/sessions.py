@@ -111,17 +111,17 @@ def start_session(
     plan = _Plan(definition, max_turns_limit)
     try:
         with database.writing() as connection:
-            now = int(connection.execute(text(f"SELECT {database.now_sql}")).scalar_one())
-            found = find_session(connection, definition.ctx.session_id, lock=True)
+            found = find_session(database, connection, definition.ctx.session_id, lock=True)
             if found is not None and found.kind != "host":
                 _ensure_same(found, definition)
                 return []
+            now = int(connection.execute(text(f"SELECT {database.now_sql}")).scalar_one())
             change, hints = plan.rows(now, adopt=found)
             change.apply(connection)
             return hints
     except IntegrityError:
         with database.reading() as connection:
-            found = find_session(connection, definition.ctx.session_id)
+            found = find_session(database, connection, definition.ctx.session_id)
         if found is None:
             raise
         _ensure_same(found, definition)

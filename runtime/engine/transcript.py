@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping, Sequence
 from typing import Any
 
+from runtime.core.canonical import canonical_json
 from runtime.core.turn import ToolCall, TranscriptMessage
 
 
@@ -19,6 +21,12 @@ def stored_message(message: TranscriptMessage) -> dict[str, Any]:
     if message.reasoning:
         data["reasoning"] = list(message.reasoning)
     return data
+
+
+def context_message(names: Sequence[str], results: Mapping[str, Any]) -> str:
+    """What other nodes came to, as a message of the user's side: data for the model, not instructions."""
+    told = canonical_json({name: results.get(name) for name in names})
+    return canonical_json({"role": "user", "content": f"Results of earlier steps (data): {told}"})
 
 
 def read_message(text: str) -> TranscriptMessage:

@@ -21,7 +21,7 @@ SELECT s.id, s.session_id, s.node_uid, s.node_id, s.kind, s.turn_index, s.call_i
        s.queue, s.driver, s.status, s.due_at, s.lease_until, s.fence, s.attempts, s.crashes, s.cites, s.head,
        COALESCE(s.input, b.content) AS input, s.call_id, s.calls_before, s.messages_before,
        s.transcript_digest, s.transcript_bytes, s.siblings, s.intent, s.approval_id,
-       n.mode, n.definition, n.status AS node_status, n.turn_budget, n.inbox,
+       n.mode, n.definition, n.status AS node_status, n.turn_budget, n.inbox, n.dependencies,
        e.run_id, e.task_id, e.principal, e.context, e.cancelled_at, e.paused_at, e.ended_status,
        a.status AS approval_status, a.digest AS approval_digest, a.expires_at AS approval_expires_at,
        a.consumed_by AS approval_consumed_by, a.resolved_by AS approval_resolved_by,
@@ -79,6 +79,7 @@ class LoadedStep:
     node_status: str
     turn_budget: int
     inbox: int
+    dependencies: int
     run_id: str
     task_id: str
     principal: str | None
@@ -180,6 +181,20 @@ def add_evidence(
             for receipt in receipts
         ],
     )
+
+
+def load_results(database: Database, session_id: str, node_ids: Sequence[str]) -> dict[str, Any]:
+    """Read the results of nodes by id; nodes without one are left out."""
+    places, named = _in_list("n", node_ids)
+    with database.reading() as connection:
+        rows = connection.execute(
+            text(
+                f"SELECT node_id, result FROM node WHERE session_id = :id AND node_id IN ({places}) "
+                "AND result IS NOT NULL"
+            ),
+            {"id": session_id, **named},
+        )
+        return {row.node_id: json.loads(row.result) for row in rows}
 
 
 @dataclass(frozen=True, slots=True)

@@ -18,7 +18,7 @@ from runtime.store.write import Change
 
 @dataclass(frozen=True, slots=True)
 class StoredSession:
-    """A session's row."""
+    """A session's row, and the database's clock when it was read."""
 
     id: str
     kind: str
@@ -36,9 +36,10 @@ class StoredSession:
     continuations: int
     control_n: int
     control_head: str | None
+    now: int
 
 
-_COLUMNS = ", ".join(StoredSession.__dataclass_fields__)
+_COLUMNS = ", ".join(name for name in StoredSession.__dataclass_fields__ if name != "now")
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,7 +59,9 @@ class StoredNode:
     pending_request_id: str | None
 
 
-def find_session(connection: Connection, session_id: str, *, lock: bool = False) -> StoredSession | None:
+def find_session(
+    database: Database, connection: Connection, session_id: str, *, lock: bool = False
+) -> StoredSession | None:
     """Read a session, optionally under its lock.
 
     The lock is ``FOR NO KEY UPDATE``, so that branches, which never touch the row, do not wait for it.
@@ -66,7 +69,10 @@ def find_session(connection: Connection, session_id: str, *, lock: bool = False)
     """
     suffix = " FOR NO KEY UPDATE" if lock and connection.dialect.name == "postgresql" else ""
     row = (
-        connection.execute(text(f"SELECT {_COLUMNS} FROM session WHERE id = :id{suffix}"), {"id": session_id})
+        connection.execute(
+            text(f"SELECT {_COLUMNS}, {database.now_sql} AS now FROM session WHERE id = :id{suffix}"),
+            {"id": session_id},
+        )
         .mappings()
         .one_or_none()
     )
@@ -99,7 +105,7 @@ def derive_status(
 def read_status(database: Database, session_id: str) -> tuple[StoredSession, SessionStatus] | None:
     """Read a session and derive its status; host-driven steps and nodes do not count."""
     with database.reading() as connection:
-        session = find_session(connection, session_id)
+        session = find_session(database, connection, session_id)
         if session is None:
             return None
         if session.ended_status is not None:
@@ -174,25 +180,24 @@ def read_continuations(database: Database, session_id: str) -> list[dict[str, An
         return [{key: value for key, value in row.items() if value is not None} for row in rows]
 
 
+_NUMBER = """
+UPDATE continuation SET number = :first + r.rank - 1
+  FROM (SELECT id, row_number() OVER (ORDER BY id) AS rank FROM continuation
+         WHERE session_id = :session AND number IS NULL) AS r
+ WHERE continuation.id = r.id
+"""
+
+
 def number_continuations(connection: Connection, session: StoredSession) -> int:
     """Number what is not numbered yet, in order. The caller holds the session's lock.
 
     Returns:
         The session's count of numbered continuations afterwards.
     """
-    ids = [
-        row[0]
-        for row in connection.execute(
-            text("SELECT id FROM continuation WHERE session_id = :id AND number IS NULL ORDER BY id"),
-            {"id": session.id},
-        )
-    ]
-    if ids:
-        connection.execute(
-            text("UPDATE continuation SET number = :number WHERE id = :id"),
-            [{"id": row, "number": session.continuations + k} for k, row in enumerate(ids)],
-        )
-    return session.continuations + len(ids)
+    numbered = connection.execute(
+        text(_NUMBER), {"session": session.id, "first": session.continuations}
+    ).rowcount
+    return session.continuations + numbered
 
 
 def add_control_receipt(

