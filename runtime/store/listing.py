@@ -76,7 +76,7 @@ class Vote:
     at: int
 
 
-_SESSION = ", ".join(f"s.{name}" for name in StoredSession.__dataclass_fields__)
+_SESSION = ", ".join(f"s.{name}" for name in StoredSession.__dataclass_fields__ if name != "now")
 _STEP = ", ".join(ListedStep.__dataclass_fields__)
 # The range on the lease makes this the index of what runs now, which no history enters.
 _HELD = text(
@@ -101,7 +101,10 @@ def list_sessions(database: Database, *, before: str | None = None, limit: int =
         if before is None
         else "WHERE (s.created_at, s.id) < (SELECT created_at, id FROM session WHERE id = :before)"
     )
-    sql = f"SELECT {_SESSION} FROM session s {older} ORDER BY s.created_at DESC, s.id DESC LIMIT :limit"
+    sql = (
+        f"SELECT {_SESSION}, {database.now_sql} AS now FROM session s {older} "
+        "ORDER BY s.created_at DESC, s.id DESC LIMIT :limit"
+    )
     named = {"limit": limit} if before is None else {"limit": limit, "before": before}
     with database.reading() as connection:
         sessions = [StoredSession(**row) for row in connection.execute(text(sql), named).mappings()]

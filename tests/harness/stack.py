@@ -1,0 +1,100 @@
+"""A real stack for tests: worker processes and beat beside a Valkey, each of which can be killed."""
+
+import os
+import signal
+import sys
+import threading
+import time
+from collections.abc import Callable
+from contextlib import contextmanager
+from pathlib import Path
+
+import psutil
+
+from runtime.edges.embedded import stack_commands
+from runtime.edges.supervisor import Command, Supervisor
+from runtime.settings import Settings
+
+FAST = {
+    "AGENT_RUNTIME_LEASE_SECONDS": "2",
+    "AGENT_RUNTIME_HEARTBEAT_SECONDS": "0.5",
+    "AGENT_RUNTIME_REPUBLISH_SECONDS": "1",
+    "AGENT_RUNTIME_REPUBLISH_MAX_SECONDS": "4",
+}
+"""Leases short enough to run out in a test."""
+
+
+class Stack:
+    """Worker processes of one deployment, by name."""
+
+    def __init__(self, supervisor: Supervisor, commands: dict[str, Command], log: list[str]) -> None:
+        self.supervisor = supervisor
+        self.commands = commands
+        self.log = log
+
+    def pid(self, name: str) -> int:
+        return self.supervisor.pids[name]
+
+    def kill(self, name: str) -> None:
+        """Kill a process and all its children, as a machine that loses power does."""
+        family = [*psutil.Process(self.pid(name)).children(recursive=True), psutil.Process(self.pid(name))]
+        for process in family:
+            process.send_signal(signal.SIGKILL)
+        psutil.wait_procs(family, timeout=10)
+
+    def start(self, name: str, like: str | None = None, **environment: str) -> None:
+        """Start one more process of a kind and wait until it is ready."""
+        command = self.commands[like or name]
+        argv = tuple(part.replace(f"{like}@", f"{name}@") if like else part for part in command.argv)
+        self.supervisor.start(Command(name, argv, {**command.env, **environment}, ready=command.ready))
+        self.supervisor.wait_ready(name, 60)
+
+    def signal(self, name: str, number: int) -> None:
+        os.kill(self.pid(name), number)
+
+    def said(self, text: str) -> bool:
+        return any(text in line for line in self.log)
+
+
+@contextmanager
+def running(
+    workspace: Path,
+    database_url: str,
+    redis_url: str,
+    state_dir: Path,
+    *,
+    beat: bool = True,
+    restarts: int = 0,
+    **environment: str,
+):
+    """Run the stack's commands, ready on entry, stopped on exit."""
+    settings = Settings.load(
+        workspace=workspace, database_url=database_url, redis_url=redis_url, state_dir=state_dir
+    )
+    kept = {name: os.environ[name] for name in ("TEST_MODEL_KEY", "LEDGER") if name in os.environ}
+    extra = {**kept, "PYTHONPATH": str(Path(__file__).parents[2]), **FAST, **environment}
+    log: list[str] = []
+
+    def sink(name: str, line: str) -> None:
+        log.append(f"{name}: {line}")
+
+    commands = {command.name: command for command in stack_commands(settings, beat=beat, extra=extra)}
+    with Supervisor(sink, max_restarts=restarts, stop_timeout=5) as supervisor:
+        for command in commands.values():
+            supervisor.start(command)
+        for name in commands:
+            supervisor.wait_ready(name, 60)
+        try:
+            yield Stack(supervisor, commands, log)
+        except BaseException:
+            print("\n".join(log[-60:]), file=sys.stderr)
+            raise
+
+
+def until(condition: Callable[[], object], seconds: float = 30.0) -> None:
+    """Wait until a condition of the outside world holds, or fail."""
+    deadline = time.monotonic() + seconds
+    tick = threading.Event()
+    while not condition():
+        assert time.monotonic() < deadline, "what the test waits for did not come about"
+        tick.wait(0.02)

@@ -1,0 +1,108 @@
+"""``agent-runtime sessions`` on sessions that the real runtime made."""
+
+import pytest
+from sqlalchemy import event
+
+from runtime.store.listing import list_sessions, list_steps
+
+NODES = ["gather", "left", "right", "join"]
+
+
+@pytest.fixture(scope="module")
+def flow(start):
+    return start("../flow")
+
+
+def test_the_list_is_paged_and_begins_with_the_newest(console, home, call):
+    for number in range(5):
+        call(f"paged-{number}", "notes:read", "x")
+    first = console("sessions", "list", "--limit", "2", "--json", cwd=home).json
+    assert [each["session_id"] for each in first["sessions"]] == ["paged-4", "paged-3"]
+    second = console("sessions", "list", "--limit", "2", "--before", first["next"], "--json", cwd=home).json
+    assert [each["session_id"] for each in second["sessions"]] == ["paged-2", "paged-1"]
+
+
+def test_a_session_id_with_dots_and_slashes_is_just_text(console, home, flow):
+    said = console("sessions", "show", "../flow", "--json", cwd=home)
+    assert (said.code, said.err, said.json["session_id"]) == (0, "", "../flow")
+
+
+def test_show_tells_the_nodes_with_what_they_follow(console, home, flow):
+    document = console("sessions", "show", "../flow", "--json", cwd=home).json
+    assert document["status"] == "active"
+    assert [node["id"] for node in document["nodes"]] == NODES
+    assert document["nodes"][3]["depends_on"] == ["left", "right"]
+    assert document["continuations"][0]["kind"] == "created"
+    assert document["continuations"][0]["at"] == document["created_at"]
+    assert document["created_at"].endswith("Z")
+
+
+def test_show_draws_the_graph_in_layers(console, home, flow):
+    drawn = console("sessions", "show", "../flow", cwd=home).out.splitlines()
+    signs = {line.split()[1]: line.split()[0] for line in drawn if line[:1] in "─┬├╰" and line.strip()}
+    assert signs == {"gather": "──", "left": "┬─", "right": "╰─", "join": "──"}
+    assert any("join" in line and "left, right" in line for line in drawn)
+
+
+def test_show_tells_which_approvals_are_waited_for(console, home, ask):
+    request_id = ask("waiting")
+    document = console("sessions", "show", "waiting", "--json", cwd=home).json
+    assert [each["request_id"] for each in document["pending_approvals"]] == [request_id]
+    assert request_id in console("sessions", "show", "waiting", cwd=home).out
+
+
+def test_steps_are_paged_without_loss_or_repeat(console, home, call):
+    for number in range(5):
+        call("stepped", "notes:read", str(number))
+    seen, after = [], []
+    while after is not None:
+        page = console("sessions", "steps", "stepped", "--limit", "2", *after, "--json", cwd=home).json
+        seen += [step["id"] for step in page["steps"]]
+        after = page["next"] and ["--after", page["next"]]
+    assert len(seen) == len(set(seen)) == 5
+    assert seen == sorted(seen)
+
+
+def test_cancel_ends_what_has_not_started_and_repeats_harmlessly(console, home, start):
+    start("unwanted")
+    first = console("sessions", "cancel", "unwanted", "--reason", "a mistake", "--json", cwd=home)
+    again = console("sessions", "cancel", "unwanted", "--json", cwd=home)
+    assert (first.code, again.code) == (0, 0)
+    shown = console("sessions", "show", "unwanted", "--json", cwd=home).json
+    assert shown["cancelled_at"] is not None
+    assert {node["status"] for node in shown["nodes"]} == {"cancelled"}
+    refused = console("sessions", "resume", "unwanted", "--json", cwd=home)
+    assert (refused.code, refused.json["error"]["code"]) == (1, "SESSION_CONFLICT")
+
+
+def test_resume_is_refused_to_another_principal(console, home, start):
+    start("mine")
+    assert console("sessions", "resume", "mine", "--json", cwd=home).json["session_id"] == "mine"
+    refused = console("sessions", "resume", "mine", "--as", "mallory", cwd=home)
+    assert (refused.code, refused.out) == (1, "")
+    assert "belongs to another principal" in refused.err
+
+
+def test_a_page_costs_the_same_statements_at_any_length_of_the_history(application, call):
+    counted = []
+    event.listen(
+        application.parts.database.engine, "before_cursor_execute", lambda *given: counted.append(given[2])
+    )
+
+    def statements(read):
+        counted.clear()
+        read()
+        return list(counted)
+
+    def cost():
+        database = application.parts.database
+        return statements(lambda: list_sessions(database, limit=1)) + statements(
+            lambda: list_steps(database, "grown", limit=1)
+        )
+
+    call("grown", "notes:read", "0")
+    short = cost()
+    for number in range(20):
+        call("grown", "notes:read", str(number))
+        call(f"grown-{number}", "notes:read", "x")
+    assert cost() == short
