@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from typing import Any
 
-from tasks.worker import never_raising, runtime_of_process
+from tasks.worker import never_raising, runtime_of
 
 
 def advance(self: Any, *, session_id: str) -> None:
     """Promote what waits in a session, and settle it when nothing of it can move."""
-    with never_raising(f"advance of session {session_id!r}"):
-        runtime_of_process().executor().advance(session_id)
+    with never_raising(self, f"advance of session {session_id!r}"):
+        runtime_of(self).executor().advance(session_id)

@@ -5,10 +5,10 @@ from __future__ import annotations
 from typing import Any
 
 from runtime.engine.sweep import sweep as sweep_rows
-from tasks.worker import never_raising, runtime_of_process
+from tasks.worker import never_raising, runtime_of
 
 
 def sweep(self: Any) -> None:
     """Publish what is due, take note of what was lost, and expire what was not answered."""
-    with never_raising("sweep"):
-        sweep_rows(runtime_of_process().parts)
+    with never_raising(self, "sweep"):
+        sweep_rows(runtime_of(self).parts)

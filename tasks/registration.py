@@ -55,7 +55,7 @@ def _joined(routes: dict[str, dict[str, str]], theirs: object) -> object:
 def add_tasks(app: Celery, queue_prefix: str = "") -> None:
     """Add the tasks alone, for an application that is made for the runtime."""
     refuse_shadowed_modules()
-    connect_signals()
+    connect_signals(app, queue_prefix)
     # Our messages say nothing but ids, nobody reads a result, and SQL knows what was lost.
     common = {"ignore_result": True, "acks_late": False, "store_errors_even_if_ignored": False}
     for name, body in (

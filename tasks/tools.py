@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from tasks.worker import consumed_queues, never_raising, runtime_of_process
+from tasks.worker import consumed_queues, never_raising, runtime_of
 
 
 def execute_tool_call(self: Any, *, step_id: str, session_id: str, node_id: str) -> None:
@@ -12,5 +12,5 @@ def execute_tool_call(self: Any, *, step_id: str, session_id: str, node_id: str)
 
     Session and node ids are for people who watch; the step's row says what is to be done.
     """
-    with never_raising(f"tool call {step_id}"):
-        runtime_of_process().executor().run_step(step_id, consumed_queues(self, self.queue_prefix))
+    with never_raising(self, f"tool call {step_id}"):
+        runtime_of(self).executor().run_step(step_id, consumed_queues(self))

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import logging
 import os
+import sys
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
-from celery import signals
+from celery import Celery, signals
 from celery.worker import state
+from celery.worker.control import control_command
 
 from runtime.agent_runtime import AgentRuntime
 from runtime.errors import AgentRuntimeError, SpecTampered, StoreUnavailable
@@ -20,37 +22,44 @@ logger = logging.getLogger(__name__)
 EXIT_TAMPERED = 78
 """Exit code (EX_CONFIG of sysexits.h) of a worker whose workspace file changed under it."""
 
+_STOP_COMMAND = "agent_runtime_stop"
+
 _lock = threading.Lock()
 _opened: dict[int, AgentRuntime] = {}
 
 
-def runtime_of_process() -> AgentRuntime:
+def open_runtime(app: Celery, queue_prefix: str) -> AgentRuntime:
+    """Open the runtime as a worker of an application needs it."""
+    return AgentRuntime.open(tool_processes=True, celery_app=app, queue_prefix=queue_prefix)
+
+
+def runtime_of(task: Any) -> AgentRuntime:
     """The runtime of this process, opened on first use after the fork."""
     with _lock:
         found = _opened.get(os.getpid())
         if found is None:
             _opened.clear()  # what a parent opened belongs to the parent
-            found = _opened[os.getpid()] = AgentRuntime.open(tool_processes=True)
+            found = _opened[os.getpid()] = open_runtime(task.app, task.queue_prefix)
         return found
 
 
-def consumed_queues(task: Any, queue_prefix: str) -> tuple[str, ...]:
+def consumed_queues(task: Any) -> tuple[str, ...]:
     """Names, without our prefix, of the queues that this worker consumes by its own configuration.
 
     What a message claims about its queue is not asked.
     """
     names = task.app.amqp.queues.consume_from
-    return tuple(name.removeprefix(queue_prefix) for name in names)
+    return tuple(name.removeprefix(task.queue_prefix) for name in names)
 
 
 @contextmanager
-def never_raising(what: str) -> Iterator[None]:
+def never_raising(task: Any, what: str) -> Iterator[None]:
     """Keep a task from raising: whatever goes wrong is logged, and SQL still knows what is to be done."""
     try:
         yield
     except SpecTampered as error:
         logger.error("%s; this worker drains and exits with %d", error, EXIT_TAMPERED)
-        stop_worker(EXIT_TAMPERED)
+        _stop_worker(task, EXIT_TAMPERED)
     except StoreUnavailable as error:
         logger.error("%s: %s", what, error)
     except AgentRuntimeError as error:
@@ -59,10 +68,64 @@ def never_raising(what: str) -> Iterator[None]:
         logger.exception("%s failed; the step is tried again when its lease has run out", what)
 
 
-def stop_worker(code: int) -> None:
-    """Ask this worker to finish what it runs and exit."""
-    if state.should_stop is None:
-        state.should_stop = code
+# --- the way out ----------------------------------------------------------------------------------
+
+
+def _stop_worker(task: Any, code: int) -> None:
+    """Ask the worker that runs a task to finish what it runs and exit; also from a pool's child."""
+    if task.request.hostname and task.app.control is not None:
+        task.app.control.broadcast(
+            _STOP_COMMAND, arguments={"code": code}, destination=[task.request.hostname]
+        )
+
+
+@control_command(name=_STOP_COMMAND, args=[("code", int)], signature="CODE")
+def _stop(_state: Any, code: int, **_: Any) -> dict[str, str]:
+    """Runs in the worker's main process, whatever its pool."""
+    state.should_stop = code
+    return {"ok": f"stopping with {code}"}
+
+
+# --- the way in -----------------------------------------------------------------------------------
+
+
+def connect_signals(app: Celery, queue_prefix: str) -> None:
+    """Check everything when a worker starts, and open the runtime in each process that runs steps.
+
+    The parent of a prefork pool closes what it opened before it forks.
+    """
+
+    def at_start(sender: Any = None, **_: Any) -> None:
+        if sender is None or sender.app is not app:
+            return
+        try:
+            opened = open_runtime(app, queue_prefix)
+        except AgentRuntimeError as error:
+            sys.stderr.write(f"error: {error.code}: {error}\n")
+            raise SystemExit(1) from None
+        if not opened.workspace_active():
+            logger.error(
+                "workspace file %s is not active: this worker runs nothing until it is; "
+                "run 'agent-runtime config activate'",
+                opened.workspace.path,
+            )
+        if "prefork" in sender.pool_cls.__module__:
+            opened.close()
+        else:
+            _opened[os.getpid()] = opened
+
+    def in_child(**_: Any) -> None:
+        try:
+            opened = open_runtime(app, queue_prefix)
+        except AgentRuntimeError as error:
+            logger.error("%s: %s", error.code, error)
+            return
+        _opened.clear()
+        _opened[os.getpid()] = opened
+
+    uid = f"agent-runtime-{id(app)}"
+    signals.worker_init.connect(at_start, weak=False, dispatch_uid=uid)
+    signals.worker_process_init.connect(in_child, weak=False, dispatch_uid=uid)
 
 
 @signals.worker_process_shutdown.connect
@@ -72,14 +135,3 @@ def close_runtime(**_: Any) -> None:
     opened = _opened.pop(os.getpid(), None)
     if opened is not None:
         opened.close()
-
-
-def warm_up(**_: Any) -> None:
-    """Open the runtime as soon as the worker is ready, so that a wrong setting is seen at the start."""
-    with never_raising("opening the runtime"):
-        runtime_of_process()
-
-
-def connect_signals() -> None:
-    """Open the runtime in each process that will run steps."""
-    signals.worker_process_init.connect(warm_up, weak=False, dispatch_uid="agent-runtime-process")

@@ -29,6 +29,7 @@ class StepEvent(StrEnum):
     APPROVE = "approve"
     RELEASE = "release"
     CANCEL = "cancel"
+    RESUME = "resume"
 
 
 _S = StepStatus
@@ -61,14 +62,16 @@ STEP_TRANSITIONS: Mapping[tuple[StepStatus, StepEvent], StepStatus] = MappingPro
         (_S.IN_DOUBT, _E.PARK): _S.WAITING_APPROVAL,
         (_S.IN_DOUBT, _E.RELEASE): _S.READY,
         (_S.IN_DOUBT, _E.CANCEL): _S.CANCELLED,
-        (_S.QUARANTINED, _E.RELEASE): _S.READY,
+        (_S.FAILED, _E.RESUME): _S.READY,
+        (_S.DENIED, _E.RESUME): _S.READY,
+        (_S.QUARANTINED, _E.RESUME): _S.READY,
         (_S.QUARANTINED, _E.CANCEL): _S.CANCELLED,
     }
 )
 """Every legal move of a step; what is not here is refused."""
 
 STEP_ENDED = frozenset({_S.SUCCEEDED, _S.FAILED, _S.DENIED, _S.CANCELLED})
-"""States that nothing leaves."""
+"""States in which a step is over; only the resume of a failed node leaves them."""
 
 NODE_ENDED = frozenset({NodeStatus.COMPLETED, NodeStatus.ERROR, NodeStatus.SKIPPED, NodeStatus.CANCELLED})
 """Node states that count as finished for settling a session."""

@@ -30,7 +30,7 @@ from runtime.engine.record import (
 )
 from runtime.engine.transcript import context_message
 from runtime.engine.turns import PreparedTurn, make_turn, prepare_node_turn
-from runtime.errors import ErrorCode
+from runtime.errors import ConfigurationError, ErrorCode, InvalidInput
 from runtime.kernel.verdict import Verdict, VerdictKind
 from runtime.live.hints import Hint
 from runtime.store import journal
@@ -266,6 +266,8 @@ class Executor:
                 deadline_s=deadline_s,
                 on_progress=progress,
             )
+        except (ConfigurationError, InvalidInput) as error:
+            output = ToolOutput.failed(error.code, str(error), error.details)  # nothing ran
         except (ToolCrashed, ToolTimedOut) as error:
             if tool.effect is Effect.ONCE:
                 return None

@@ -209,3 +209,18 @@ def test_a_worker_whose_workspace_file_changes_drains_and_exits_78(attached, fol
         assert gone is not None
         assert (gone.name, gone.code) == ("turns", 78)
         assert flow.nodes()[0].turn_count == 0
+
+
+def test_a_prefork_worker_whose_workspace_file_changes_exits_78_too(attached, folder, model):
+    with stack(attached) as workers:
+        model.faults.hold("ledger:put")
+        flow = start(attached, call("ledger:put", "a"), "/say Done.")
+        model.faults.wait_held(1, 30)
+        path = folder / "workspace.yaml"
+        path.write_text(path.read_text().replace("max_turns_per_session: 40", "max_turns_per_session: 41"))
+        model.faults.release()  # the turn was decided before the change; its call was not
+        gone = workers.supervisor.failure(timeout=30)
+        assert gone is not None
+        assert (gone.name, gone.code) == ("tools", 78)
+        assert ledger() == {}
+        assert flow.nodes()[0].tool_call_count == 0 or flow.status() == "active"

@@ -37,7 +37,8 @@ def delete(input: Note, ctx: ToolContext) -> Note:
 WORKSPACE = """
 agent_runtime:
   models:
-    operations: {provider: openai_compatible, model: m, base_url: "http://127.0.0.1:9/v1", api_key_env: NOTES_KEY}
+    operations:
+      {provider: openai_compatible, model: m, base_url: "http://127.0.0.1:9/v1", api_key_env: NOTES_KEY}
   intents:
     reading: {description: Look, allow_tools: ["notes:read"]}
     tidying: {description: Tidy, allow_tools: ["notes:read"], approval_required_tools: ["notes:delete"]}

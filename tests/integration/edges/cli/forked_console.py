@@ -48,6 +48,7 @@ for line in sys.stdin:
             sys.stderr.flush()
             # Without taking apart all that the server has imported.
             os._exit(ended.code or 0)
+        os._exit(0)
     _, status = os.waitpid(pid, 0)
     sys.stdout.write(f"{os.waitstatus_to_exitcode(status)}\n")
     sys.stdout.flush()

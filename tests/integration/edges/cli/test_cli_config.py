@@ -7,7 +7,7 @@ from runtime.store.migrate import HEAD
 BROKEN = """
 agent_runtime:
   intents:
-    tidying: {description: Tidy, allow_tools: ["notes:read", "notes:raed"], approval_required_tools: ["notes:gone"]}
+    tidying: {allow_tools: ["notes:read", "notes:raed"], approval_required_tools: ["notes:gone"]}
   tools: {modules: [console_notes]}
 policies:
   default_decision: deny
@@ -85,10 +85,7 @@ def test_the_listing_depends_on_the_intent(console, home):
         tools = console("tools", "list", *options, "--json", cwd=home).json["tools"]
         return {tool["name"]: tool["decision"] for tool in tools}
 
-    assert listed("--intent", "reading") == {
-        "notes:read": "allow",
-        "notes:delete": "approval_required",
-    } or listed("--intent", "reading") == {"notes:read": "allow"}
+    assert listed("--intent", "reading") == {"notes:read": "allow"}
     assert listed("--intent", "tidying") == {"notes:read": "allow", "notes:delete": "approval_required"}
 
 

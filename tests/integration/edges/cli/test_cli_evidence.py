@@ -1,4 +1,4 @@
-"""``agent-runtime evidence``: receipts are shown, followed, exported, and verified from the database alone."""
+"""``agent-runtime evidence``: receipts are shown, followed, exported, and verified."""
 
 import json
 import shutil
@@ -13,7 +13,7 @@ LONG = "a long text " * 200
 
 @pytest.fixture(scope="module")
 def recorded(call):
-    """A session with an inline value, and blobs for the long ones."""
+    """A session with inline values and a blob for the long one."""
     for text in ("short", LONG, "ä\ud800"):
         assert call("../recorded", "notes:read", text).success
     return "../recorded"
@@ -39,7 +39,7 @@ def test_whole_evidence_verifies_without_a_workspace_file(console, copy, tmp_pat
         "session_id": recorded,
         "verified": True,
         "receipts": 6,
-        "blobs": 2,
+        "blobs": 1,
         "problem": None,
     }
 
@@ -102,7 +102,7 @@ def test_a_cursor_of_nothing_is_refused(console, home, recorded, command):
 def test_an_export_holds_every_text_as_it_was_hashed(console, home, tmp_path, recorded):
     file = tmp_path / "evidence.jsonl"
     said = console("evidence", "export", recorded, "--output", str(file), "--json", cwd=home)
-    assert (said.json["receipts"], said.json["blobs"]) == (6, 2)
+    assert (said.json["receipts"], said.json["blobs"]) == (6, 1)
     lines = [json.loads(line) for line in file.read_text().splitlines()]
     assert lines[0]["session_id"] == recorded
     for line in lines:
@@ -110,7 +110,7 @@ def test_an_export_holds_every_text_as_it_was_hashed(console, home, tmp_path, re
             assert receipt_hash(line["body"]) == line["hash"]
         elif line["type"] == "blob":
             assert text_hash(line["content"]) == line["hash"]
-    assert lines[-1] == {"type": "end", "receipts": 6, "blobs": 2}
+    assert lines[-1] == {"type": "end", "receipts": 6, "blobs": 1}
     assert file.stat().st_mode & 0o777 == 0o600
 
 
@@ -124,7 +124,7 @@ def test_an_export_overwrites_nothing(console, home, tmp_path, recorded):
 
 def test_an_export_goes_to_standard_output_as_well(console, home, recorded):
     lines = [json.loads(line) for line in console("evidence", "export", recorded, cwd=home).out.splitlines()]
-    assert [line["type"] for line in lines] == ["session", *["receipt"] * 6, *["blob"] * 2, "end"]
+    assert [line["type"] for line in lines] == ["session", *["receipt"] * 6, "blob", "end"]
 
 
 def test_looking_for_a_database_makes_none(console, tmp_path):

@@ -32,7 +32,7 @@ def write_flow(folder, session_id):
 
 @pytest.fixture(scope="module")
 def worker(home, tmp_path_factory):
-    """A deployment with a scripted model, Valkey, and one worker that beats as well; its folder and variables."""
+    """A deployment with a scripted model, Valkey, and one worker that beats as well."""
     folder = tmp_path_factory.mktemp("worker")
     (folder / "console_notes.py").write_text((home / "console_notes.py").read_text())
     with DemoModelServer() as model, EmbeddedValkey(folder / "servers") as valkey:

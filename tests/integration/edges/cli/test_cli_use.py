@@ -40,13 +40,17 @@ def test_in_an_empty_directory_a_command_exits_1_with_one_document_and_leaves_no
 
 
 @pytest.mark.parametrize(
-    "command",
-    [("sessions", "show"), ("sessions", "cancel"), ("evidence", "verify"), ("evidence", "tail")],
-    ids=" ".join,
+    ("command", "session_id"),
+    [
+        ("sessions show", "../unknown"),
+        ("sessions cancel", "x" * 10_000),
+        ("evidence verify", "-dash"),
+        ("evidence tail", "unknown"),
+    ],
+    ids=["dots", "10-kB", "dash", "plain"],
 )
-@pytest.mark.parametrize("session_id", ["../unknown", "x" * 10_000, "-dash"], ids=["dots", "10-kB", "dash"])
 def test_an_unknown_session_exits_1_with_the_fix(console, home, application, command, session_id):
-    said = console(*command, "--json", "--", session_id, cwd=home)
+    said = console(*command.split(), "--json", "--", session_id, cwd=home)
     error = said.json["error"]
     assert (said.code, error["code"]) == (1, "SESSION_NOT_FOUND")
     assert "agent-runtime sessions list" in error["message"]
