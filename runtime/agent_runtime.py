@@ -77,6 +77,7 @@ class AgentRuntime:
         queue_prefix: str = "",
         environ: Mapping[str, str] | None = None,
         tool_processes: bool = False,
+        provider: ProviderClient | None = None,
     ) -> AgentRuntime:
         """Attach to a database, a Redis and a workspace file. Nothing is started.
 
@@ -94,6 +95,7 @@ class AgentRuntime:
             queue_prefix: Put before the name of each queue.
             environ: Where model keys are read; default: the process's environment.
             tool_processes: Run tools in processes of their own, as workers do.
+            provider: Makes the model calls, for example over another transport; default: over the network.
 
         Raises:
             ConfigurationError: If a setting, the workspace file or a tool is wrong.
@@ -121,7 +123,7 @@ class AgentRuntime:
             live=Live(redis_address),
             publisher=_publisher(redis_address, celery_app, queue_prefix),
             host=ToolHost(loaded, registry),
-            provider=ProviderClient(),
+            provider=provider or ProviderClient(),
             runner=_runner(loaded, registry, environment) if tool_processes else InProcessRunner(),
             leases=Leases(database, settings.lease_seconds, settings.heartbeat_seconds),
             environ=environment,

@@ -12,6 +12,7 @@ from runtime.live.celery_settings import (
     SWEEP_TASK,
     TURN_TASK,
 )
+from runtime.providers.client import ProviderClient
 from tasks import coordination, maintenance, tools, turns
 from tasks.shadowing import refuse_shadowed_modules
 from tasks.worker import connect_signals
@@ -52,10 +53,16 @@ def _joined(routes: dict[str, dict[str, str]], theirs: object) -> object:
     return [routes, *(theirs if isinstance(theirs, list | tuple) else [theirs])]
 
 
-def add_tasks(app: Celery, queue_prefix: str = "") -> None:
-    """Add the tasks alone, for an application that is made for the runtime."""
+def add_tasks(app: Celery, queue_prefix: str = "", provider: ProviderClient | None = None) -> None:
+    """Add the tasks alone, for an application that is made for the runtime.
+
+    Args:
+        app: The application.
+        queue_prefix: Put before the name of each queue of ours.
+        provider: Makes the model calls of its workers; default: over the network.
+    """
     refuse_shadowed_modules()
-    connect_signals(app, queue_prefix)
+    connect_signals(app, queue_prefix, provider)
     # Our messages say nothing but ids, nobody reads a result, and SQL knows what was lost.
     common = {"ignore_result": True, "acks_late": False, "store_errors_even_if_ignored": False}
     for name, body in (
@@ -64,4 +71,4 @@ def add_tasks(app: Celery, queue_prefix: str = "") -> None:
         (ADVANCE_TASK, coordination.advance),
         (SWEEP_TASK, maintenance.sweep),
     ):
-        app.task(name=name, bind=True, queue_prefix=queue_prefix, **common)(body)
+        app.task(name=name, bind=True, queue_prefix=queue_prefix, provider=provider, **common)(body)

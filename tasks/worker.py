@@ -16,6 +16,7 @@ from celery.worker.control import control_command
 
 from runtime.agent_runtime import AgentRuntime
 from runtime.errors import AgentRuntimeError, SpecTampered, StoreUnavailable
+from runtime.providers.client import ProviderClient
 
 logger = logging.getLogger(__name__)
 
@@ -28,9 +29,11 @@ _lock = threading.Lock()
 _opened: dict[int, AgentRuntime] = {}
 
 
-def open_runtime(app: Celery, queue_prefix: str) -> AgentRuntime:
+def open_runtime(app: Celery, queue_prefix: str, provider: ProviderClient | None = None) -> AgentRuntime:
     """Open the runtime as a worker of an application needs it."""
-    return AgentRuntime.open(tool_processes=True, celery_app=app, queue_prefix=queue_prefix)
+    return AgentRuntime.open(
+        tool_processes=True, celery_app=app, queue_prefix=queue_prefix, provider=provider
+    )
 
 
 def runtime_of(task: Any) -> AgentRuntime:
@@ -39,7 +42,7 @@ def runtime_of(task: Any) -> AgentRuntime:
         found = _opened.get(os.getpid())
         if found is None:
             _opened.clear()  # what a parent opened belongs to the parent
-            found = _opened[os.getpid()] = open_runtime(task.app, task.queue_prefix)
+            found = _opened[os.getpid()] = open_runtime(task.app, task.queue_prefix, task.provider)
         return found
 
 
@@ -89,7 +92,7 @@ def _stop(_state: Any, code: int, **_: Any) -> dict[str, str]:
 # --- the way in -----------------------------------------------------------------------------------
 
 
-def connect_signals(app: Celery, queue_prefix: str) -> None:
+def connect_signals(app: Celery, queue_prefix: str, provider: ProviderClient | None = None) -> None:
     """Check everything when a worker starts, and open the runtime in each process that runs steps.
 
     The parent of a prefork pool closes what it opened before it forks.
@@ -99,7 +102,7 @@ def connect_signals(app: Celery, queue_prefix: str) -> None:
         if sender is None or sender.app is not app:
             return
         try:
-            opened = open_runtime(app, queue_prefix)
+            opened = open_runtime(app, queue_prefix, provider)
         except AgentRuntimeError as error:
             sys.stderr.write(f"error: {error.code}: {error}\n")
             raise SystemExit(1) from None
@@ -109,6 +112,11 @@ def connect_signals(app: Celery, queue_prefix: str) -> None:
                 "run 'agent-runtime config activate'",
                 opened.workspace.path,
             )
+        if {"turns", "tools"} <= {name.removeprefix(queue_prefix) for name in app.amqp.queues.consume_from}:
+            logger.warning(
+                "this worker runs turns and tools in one pool, where long calls of the one hold up the "
+                "other; 'agent-runtime worker' runs them apart"
+            )
         if "prefork" in sender.pool_cls.__module__:
             opened.close()
         else:
@@ -116,7 +124,7 @@ def connect_signals(app: Celery, queue_prefix: str) -> None:
 
     def in_child(**_: Any) -> None:
         try:
-            opened = open_runtime(app, queue_prefix)
+            opened = open_runtime(app, queue_prefix, provider)
         except AgentRuntimeError as error:
             logger.error("%s: %s", error.code, error)
             return

@@ -15,8 +15,8 @@ from typing import Any
 
 from sqlalchemy import Connection, text
 
-from runtime.core.lifecycle import NODE_ENDED
-from runtime.core.model import NodeStatus, SessionStatus, StepKind
+from runtime.core.lifecycle import NODE_ENDED, StepEvent, steps_that_accept
+from runtime.core.model import NodeStatus, SessionStatus, StepKind, StepStatus
 from runtime.engine.record import REPUBLISH_MS, extend_transcript
 from runtime.live.hints import Hint, StepHint
 from runtime.store.engine import Database
@@ -99,6 +99,8 @@ def advance(database: Database, session_id: str) -> list[Hint]:
         session = find_session(database, connection, session_id, lock=True)
         if session is None or session.ended_status is not None:
             return []
+        if session.cancelled_at is not None:
+            cancel_waiting(connection, session_id, session.now)
         work = _Advance(connection, session)
         ended = _unpropagated(work)
         _promote_turns(work, {(row.node_uid, row.turn_index) for row in ended if row.kind == "tool_call"})
@@ -206,6 +208,39 @@ def _promote_dependants(work: _Advance, ended: set[str]) -> None:
         work.move(node.uid, NodeStatus.SCHEDULED if scheduled else NodeStatus.READY)
         if scheduled:
             work.note("scheduled", node.node_id)
+
+
+# --- cancelling -----------------------------------------------------------------------------------
+
+_CANCELLABLE = ", ".join(
+    f"'{status}'" for status in steps_that_accept(StepEvent.CANCEL) if status is not StepStatus.RUNNING
+)
+
+
+def cancel_waiting(connection: Connection, session_id: str, now: int) -> None:
+    """Cancel all that has not started in a cancelled session; what runs may finish, and is asked again."""
+    change = Change()
+    change.update(
+        "UPDATE step SET status = 'cancelled', reason = 'cancelled', propagated = :yes "
+        f"WHERE session_id = :id AND status IN ({_CANCELLABLE})",
+        id=session_id,
+        yes=True,
+    )
+    change.update(
+        "UPDATE approval SET status = 'cancelled', resolved_at = CAST(:now AS BIGINT) "
+        "WHERE session_id = :id AND status = 'pending'",
+        now=now,
+        id=session_id,
+    )
+    change.apply(connection)
+    connection.execute(
+        text(
+            "UPDATE node SET status = 'cancelled' WHERE session_id = :id AND mode <> 'host' "
+            "AND status NOT IN ('completed', 'error', 'skipped') AND NOT EXISTS "
+            "(SELECT 1 FROM step s WHERE s.node_uid = node.uid AND s.status = 'running')"
+        ),
+        {"id": session_id},
+    )
 
 
 # --- settling -------------------------------------------------------------------------------------

@@ -240,6 +240,13 @@ def _deny(
 
 def expire(parts: Parts, request_id: str) -> bool:
     """Deny a request by default once it has expired; used by the sweep."""
+    try:
+        return _expire(parts, request_id)
+    except ApprovalRefused:  # somebody answered just now
+        return False
+
+
+def _expire(parts: Parts, request_id: str) -> bool:
     with parts.database.writing() as connection:
         approval = find_approval(connection, request_id)
         if approval is None or approval.status != "pending":

@@ -9,9 +9,9 @@ from typing import Any
 from sqlalchemy import Connection, text
 
 from runtime.core.canonical import canonical_json
-from runtime.core.lifecycle import StepEvent, steps_that_accept
 from runtime.core.model import TURN_TOOL, NodeStatus, SessionStatus, StepKind, StepStatus
 from runtime.core.turn import validate_turn_input
+from runtime.engine.advance import cancel_waiting
 from runtime.engine.parts import Parts
 from runtime.engine.record import REPUBLISH_MS, extend_transcript, hint_of
 from runtime.engine.transcript import stored_message
@@ -42,34 +42,15 @@ def cancel_session(parts: Parts, session_id: str, reason: str | None) -> None:
         if session.cancelled_at is not None or session.ended_status is not None:
             return
         now = session.now
-        states = ", ".join(
-            f"'{status}'" for status in steps_that_accept(StepEvent.CANCEL) if status != "running"
-        )
         change = Change()
         change.guard(
             "UPDATE session SET cancelled_at = CAST(:now AS BIGINT) WHERE id = :id", now=now, id=session_id
         )
-        change.update(
-            "UPDATE step SET status = 'cancelled', reason = 'cancelled' "
-            f"WHERE session_id = :id AND status IN ({states})",
-            id=session_id,
-        )
-        change.update(
-            "UPDATE approval SET status = 'cancelled', resolved_at = CAST(:now AS BIGINT) "
-            "WHERE session_id = :id AND status = 'pending'",
-            now=now,
-            id=session_id,
-        )
         change.apply(connection)
         change = Change()
-        change.update(
-            "UPDATE node SET status = 'cancelled' WHERE session_id = :id AND mode <> 'host' "
-            "AND status NOT IN ('completed', 'error', 'skipped') AND NOT EXISTS "
-            "(SELECT 1 FROM step s WHERE s.node_uid = node.uid AND s.status = 'running')",
-            id=session_id,
-        )
         receipt = add_control_receipt(change, session, "session_cancelled", {"reason": reason, "at": now})
         change.apply(connection)
+        cancel_waiting(connection, session_id, now)
     parts.live.announce(session_id, "", [receipt])
     parts.publisher.publish([AdvanceHint(session_id)])
 

@@ -14,7 +14,7 @@ from typing import Any
 
 from runtime.core.chain import Chain, Receipt
 from runtime.core.lifecycle import StepEvent
-from runtime.core.model import Effect, ExecutionContext, NodeStatus, StepStatus, ToolOutput
+from runtime.core.model import Driver, Effect, ExecutionContext, NodeStatus, StepStatus, ToolOutput
 from runtime.engine import advance as advancing
 from runtime.engine.calls import call_of, context_of, new_chain, tool_context
 from runtime.engine.outcome import CallResult, Outcome
@@ -80,7 +80,11 @@ class Executor:
         workspace.ensure_unchanged()
         step = journal.load_step(self.parts.database, step_id, workspace.hash)
         loaded_at = time.monotonic()
-        if step is None or step.driver != "worker" or not step.claimable or step.queue not in queues:
+        if step is None or step.driver != Driver.WORKER or step.queue not in queues:
+            return
+        if not step.claimable:
+            if step.cancelled_at is not None and step.ended_status is None:
+                self.advance(step.session_id)
             return
         if not step.workspace_active:
             logger.error(

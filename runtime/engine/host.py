@@ -49,12 +49,14 @@ from runtime.tools.process import ToolCrashed, ToolTimedOut
 _FIRST_FENCE = 1
 
 _LOAD = """
-SELECT {now} AS now, e.id AS session_id, e.principal, e.cancelled_at,
+SELECT {now} AS now, n.uid AS node_uid, n.turns, n.tool_calls,
+       e.id AS session_id, e.principal, e.cancelled_at,
        (SELECT s.head FROM step s WHERE s.node_uid = :node
          ORDER BY s.turn_index DESC, s.call_index DESC, s.id DESC LIMIT 1) AS head,
        a.status, a.digest, a.expires_at, a.consumed_by
   FROM (SELECT 1 AS one) o
   LEFT JOIN session e ON e.id = :session
+  LEFT JOIN node n ON n.uid = :node
   LEFT JOIN approval a ON a.id = :approval AND a.session_id = :session
 """
 
@@ -147,10 +149,19 @@ def _load(parts: Parts, name: str, ctx: ExecutionContext) -> _HostCall:
         node_uid=node_uid,
         node_id=node_id,
         loaded=loaded,
-        turn_index=claimed_count(ctx.metadata, "agent_turn_index") or 0,
-        tool_calls=claimed_count(ctx.metadata, "agent_tool_call_count") or 0,
+        turn_index=max(claimed_count(ctx.metadata, "agent_turn_index") or 0, loaded.turns or 0),
+        tool_calls=_calls_before(name, ctx, loaded.tool_calls or 0),
         loaded_at=time.monotonic(),
     )
+
+
+def _calls_before(name: str, ctx: ExecutionContext, counted: int) -> int:
+    """Tool calls before this one: the journal's count, which a claim can only raise.
+
+    A call's own claim, as the documents write it, counts the call itself.
+    """
+    claimed = claimed_count(ctx.metadata, "agent_tool_call_count") or 0
+    return max(claimed if name == TURN_TOOL else claimed - 1, counted)
 
 
 def _decidable(call: _HostCall, value: Any, prepared: PreparedTurn | None) -> Call:
@@ -170,7 +181,7 @@ def _decidable(call: _HostCall, value: Any, prepared: PreparedTurn | None) -> Ca
         call_id=_call_id(ctx),
         intent=intent if isinstance(intent, str) else None,
         turn_index=call.turn_index,
-        tool_calls=0 if call.name == TURN_TOOL else max(0, call.tool_calls - 1),
+        tool_calls=call.tool_calls,
         now=int(row.now),
         grant=grant,
         network=prepared.network if prepared else (),
@@ -216,8 +227,13 @@ def _start(parts: Parts, call: _HostCall, verdict: Verdict) -> Chain:
             step=call.step_id,
             id=verdict.request_id,
         )
-    change.insert(SessionRow, [_session_row(call)], once=True)
-    change.insert(NodeRow, [_node_row(call)], once=True)
+    if call.loaded.session_id is None:
+        change.insert(SessionRow, [_session_row(call)], once=True)
+    if call.loaded.node_uid is None:
+        change.insert(NodeRow, [_node_row(call)], once=True)
+    else:
+        counter = "turns" if call.name == TURN_TOOL else "tool_calls"
+        change.update(f"UPDATE node SET {counter} = {counter} + 1 WHERE uid = :uid", uid=call.node_uid)
     change.insert(StepRow, [_step_row(parts, call, chain, verdict)])
     journal.add_evidence(change, ctx.session_id, [started], [verdict.input])
     parts.crash.reach("start.before_commit")
@@ -259,8 +275,8 @@ def _node_row(call: _HostCall) -> dict[str, Any]:
         "dependencies": 0,
         "max_turns": 0,
         "turn_budget": 0,
-        "turns": 0,
-        "tool_calls": 0,
+        "turns": int(call.name == TURN_TOOL),
+        "tool_calls": int(call.name != TURN_TOOL),
         "inbox": 0,
         "priority": 0,
     }

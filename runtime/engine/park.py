@@ -37,7 +37,7 @@ def park_step(parts: Parts, recording: Recording, verdict: Verdict, now: int) ->
         input_text=verdict.input.text, decisions=list(verdict.decisions),
         message=verdict.output.error.message if verdict.output.error else "", now=now,
     )  # fmt: skip
-    _commit(parts, recording, verdict.request_id, now)
+    _commit(parts, recording, verdict.request_id)
 
 
 def lose_step(parts: Parts, step: LoadedStep, why: str, chain: Chain | None = None) -> None:
@@ -75,7 +75,7 @@ def lose_step(parts: Parts, step: LoadedStep, why: str, chain: Chain | None = No
         parts, recording, kind="in_doubt", request_id=request_id, digest=digest,
         input_text=step.input or "null", decisions=[], message=message, now=step.now,
     )  # fmt: skip
-    _commit(parts, recording, request_id, step.now)
+    _commit(parts, recording, request_id)
 
 
 def quarantine_step(parts: Parts, step: LoadedStep) -> None:
@@ -115,7 +115,6 @@ def _ask(
 ) -> None:
     """Insert the question and mark the node as waiting."""
     step = recording.step
-    expires = now + round(parts.host.workspace.approvals.expires_after.total_seconds() * 1000)
     recording.change.update(
         "UPDATE node SET status = :status, reason = :reason WHERE uid = :uid AND mode <> 'host'",
         uid=step.node_uid,
@@ -140,7 +139,7 @@ def _ask(
                 "principal": step.principal,
                 "status": "pending",
                 "requested_at": now,
-                "expires_at": expires,
+                "expires_at": _expiry(parts, now),
             }
         ],
     )
@@ -150,11 +149,16 @@ def _ask(
     )
 
 
-def _commit(parts: Parts, recording: Recording, request_id: str, now: int) -> None:
+def _commit(parts: Parts, recording: Recording, request_id: str) -> None:
     parts.crash.reach("record.before_commit")
     if not journal.apply(parts.database, recording.change):
         return
     parts.crash.reach("record.after_commit")
     step = recording.step
-    parts.live.announce(step.session_id, step.node_id, recording.receipts, parked={request_id: now})
+    expiry = _expiry(parts, recording.now)
+    parts.live.announce(step.session_id, step.node_id, recording.receipts, parked={request_id: expiry})
     parts.publisher.publish([AdvanceHint(step.session_id)])
+
+
+def _expiry(parts: Parts, now: int) -> int:
+    return now + round(parts.host.workspace.approvals.expires_after.total_seconds() * 1000)

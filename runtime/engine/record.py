@@ -14,6 +14,7 @@ from runtime.core.chain import Chain, Content, Receipt, text_hash
 from runtime.core.lifecycle import StepEvent
 from runtime.core.messages import create_tool_result_message
 from runtime.core.model import TURN_TOOL, NodeStatus, StepKind, StepStatus, ToolOutput
+from runtime.core.text import storable
 from runtime.engine.outcome import CallResult, Outcome
 from runtime.live.hints import AdvanceHint, Hint, StepHint
 from runtime.store.ids import step_id
@@ -97,8 +98,9 @@ def add_finish(recording: Recording, outcome: Outcome, decisions: list[Any]) -> 
 def record_turn(recording: Recording, outcome: Outcome, queue_of: Any) -> None:
     """Record a turn that answered: its tool calls become steps, or its node ends."""
     step = recording.step
-    message = _assistant_message(outcome, step)
-    text = canonical_json(message)
+    inputs = [Content.of(call.input) for call in outcome.calls]
+    text = canonical_json(_assistant_message(outcome, step))
+    recording.contents.extend(inputs)
     recording.change.insert(MessageRow, [message_row(step.node_uid, step.messages_before, "assistant", text)])
     ends = not outcome.calls or step.mode == "turn"
     recording.end(
@@ -120,7 +122,8 @@ def record_turn(recording: Recording, outcome: Outcome, queue_of: Any) -> None:
         return
     digest, size = extend_transcript(step.transcript_digest, step.transcript_bytes, text)
     rows = [
-        _call_row(recording, outcome, index, queue_of, digest, size) for index in range(len(outcome.calls))
+        _call_row(recording, outcome, index, content, queue_of, digest, size)
+        for index, content in enumerate(inputs)
     ]
     recording.hints.extend(hint_of(row) for row in rows)
     if len(rows) > 1:
@@ -185,12 +188,15 @@ def call_id(calls_before: int) -> str:
 
 
 def _call_row(
-    recording: Recording, outcome: Outcome, index: int, queue_of: Any, digest: str, size: int
+    recording: Recording,
+    outcome: Outcome,
+    index: int,
+    content: Content,
+    queue_of: Any,
+    digest: str,
+    size: int,
 ) -> dict[str, Any]:
-    step, call = recording.step, outcome.calls[index]
-    content = Content.of(call.input)
-    if not content.inline:
-        add_evidence(recording.change, step.session_id, (), (content,))
+    step, name = recording.step, storable(outcome.calls[index].name)
     return step_row(
         id=step_id(step.node_uid, step.turn_index, index + 1),
         session_id=step.session_id,
@@ -199,8 +205,8 @@ def _call_row(
         kind=StepKind.TOOL_CALL,
         turn_index=step.turn_index,
         call_index=index + 1,
-        tool_name=call.name,
-        queue=queue_of(call.name),
+        tool_name=name,
+        queue=queue_of(name),
         due_at=recording.now,
         publish_at=recording.now + REPUBLISH_MS,
         cites=json.dumps([recording.chain.head]),
@@ -212,7 +218,7 @@ def _call_row(
         transcript_digest=digest,
         transcript_bytes=size,
         siblings=len(outcome.calls),
-        intent=outcome.intent,
+        intent=None if outcome.intent is None else storable(outcome.intent),
     )
 
 
