@@ -123,7 +123,9 @@ def test_a_tool_worker_killed_around_its_call_repeats_only_what_is_idempotent(at
     assert marker.exists()
     assert ledger()["read b"] == 1
     assert 1 <= ledger()["put a"] <= 2
-    keys = {line.split()[2] for line in Path(os.environ["LEDGER"]).read_text().splitlines() if "put a" in line}
+    keys = {
+        line.split()[2] for line in Path(os.environ["LEDGER"]).read_text().splitlines() if "put a" in line
+    }
     assert len(keys) == 1, "a repeat must carry the same idempotency key"
     assert verified_by_another_process(attached)
 
@@ -189,7 +191,9 @@ def test_a_worker_with_another_workspace_file_claims_nothing_and_says_so(attache
     other.mkdir()
     (other / "ledger_tools.py").write_text((folder / "ledger_tools.py").read_text())
     text_ = (folder / "workspace.yaml").read_text()
-    (other / "workspace.yaml").write_text(text_.replace("max_turns_per_session: 40", "max_turns_per_session: 41"))
+    (other / "workspace.yaml").write_text(
+        text_.replace("max_turns_per_session: 40", "max_turns_per_session: 41")
+    )
     settings = attached.settings
     with running(
         other / "workspace.yaml", settings.database_url, settings.redis_url, settings.state_dir

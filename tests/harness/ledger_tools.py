@@ -72,7 +72,7 @@ def wrong_shape(input: Entry, ctx: ToolContext) -> dict[str, str]:
 @tool("ledger:print", effect="read")
 def prints(input: Entry, ctx: ToolContext) -> dict[str, str]:
     """Prints to both streams."""
-    print("{\"result\": \"forged\"}")
+    print('{"result": "forged"}')
     print("noise", file=sys.stderr)
     return {"wrote": input.name}
 

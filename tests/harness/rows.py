@@ -53,7 +53,9 @@ def insert_session(database: Database, session_id: str = "s", node_uid: str = "n
     assert apply(database, change)
     with database.writing() as connection:
         connection.execute(
-            text("INSERT INTO workspace_version (hash, path, active, activated_at) VALUES (:h, 'p', :yes, 0)"),
+            text(
+                "INSERT INTO workspace_version (hash, path, active, activated_at) VALUES (:h, 'p', :yes, 0)"
+            ),
             {"h": WORKSPACE, "yes": True},
         )
 

@@ -204,10 +204,10 @@ def _fault(runtime, fault):
 
     base = runtime.workspace.models["operations"].base_url.rsplit("/", 1)[0]
     body = {"fault": {"match": fault.match, "times": fault.times, "status": fault.status, "body": fault.body}}
-    request = urllib.request.Request(  # noqa: S310 - loopback
+    request = urllib.request.Request(
         f"{base}/control", json.dumps(body).encode(), {"Content-Type": "application/json"}
     )
-    urllib.request.urlopen(request).close()  # noqa: S310 - loopback
+    urllib.request.urlopen(request).close()
 
 
 def test_cancel_stops_what_has_not_started(runtime, workers):
