@@ -128,7 +128,8 @@ def test_a_grant_is_consumed_by_the_start_and_fits_one_step(database, step):
     run_sql(
         database,
         "INSERT INTO approval (id, kind, session_id, node_uid, node_id, step_id, tool_name, digest, input, "
-        "policy_decisions, message, status, requested_at, expires_at) VALUES ('apr', 'call', 's', 'n', 'node', "
+        "policy_decisions, message, status, requested_at, expires_at) "
+        "VALUES ('apr', 'call', 's', 'n', 'node', "
         "'one', 'x', 'digest', '{}', '[]', '\"\"', 'approved', 0, 99999999999999)",
     )
     run_sql(database, "UPDATE step SET approval_id = 'apr'")
