@@ -6,6 +6,7 @@ import asyncio
 import logging
 import os
 from collections.abc import Iterable, Mapping
+from contextlib import ExitStack
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
@@ -19,11 +20,13 @@ from runtime.engine.approvals import Answer, Resolution, resolve
 from runtime.engine.control import resume_session
 from runtime.engine.executor import Executor
 from runtime.engine.handle import SessionHandle, TurnHandle
+from runtime.engine.host_crashes import sweep_crashed
 from runtime.engine.leases import Leases
 from runtime.engine.parts import Parts, ToolRunner
 from runtime.engine.sessions import Definition, start_session
 from runtime.errors import InvalidInput, SessionNotFound
 from runtime.kernel.tool_host import ToolHost
+from runtime.live.application import check_application
 from runtime.live.hints import Hint, Publisher
 from runtime.live.publisher import CeleryPublisher, NowherePublisher, producer_app
 from runtime.live.redis_live import Live
@@ -92,15 +95,18 @@ class AgentRuntime:
             tools: Tools beside those of the workspace file's modules; only host-driven calls can use them,
                 unless the workers load them too.
             celery_app: Publish through this application instead of one of our own.
-            queue_prefix: Put before the name of each queue.
+            queue_prefix: Put before the name of each queue, as given to ``tasks.register``.
             environ: Where model keys are read; default: the process's environment.
             tool_processes: Run tools in processes of their own, as workers do.
             provider: Makes the model calls, for example over another transport; default: over the network.
 
         Raises:
-            ConfigurationError: If a setting, the workspace file or a tool is wrong.
+            ConfigurationError: If a setting, the workspace file or a tool is wrong, or ``celery_app`` cannot
+                carry the runtime.
             StoreUnavailable: If the database cannot be reached or lacks the current schema.
         """
+        if celery_app is not None:
+            check_application(celery_app)
         settings = settings or Settings.load(
             database_url=database_url,
             redis_url=redis_url,
@@ -113,23 +119,27 @@ class AgentRuntime:
         for definition in tools:
             registry.register(definition)
         loaded.check_tools([*(each.name for each in registry)])
-        database = Database(settings.database_url)
-        ensure_schema(database)
         redis_address = settings.redis_url or recorded_redis_url(settings.state_dir)
         environment = os.environ if environ is None else environ
-        parts = Parts(
-            settings=settings,
-            database=database,
-            live=Live(redis_address),
-            publisher=_publisher(redis_address, celery_app, queue_prefix),
-            host=ToolHost(loaded, registry),
-            provider=provider or ProviderClient(),
-            runner=_runner(loaded, registry, environment) if tool_processes else InProcessRunner(),
-            leases=Leases(database, settings.lease_seconds, settings.heartbeat_seconds),
-            environ=environment,
-        )
-        workspaces.activate_first(database, loaded.hash, str(loaded.path))
-        host.sweep_crashed(parts)
+        database = Database(settings.database_url)
+        with ExitStack() as unless_opened:
+            unless_opened.callback(database.close)
+            ensure_schema(database)
+            parts = Parts(
+                settings=settings,
+                database=database,
+                live=Live(redis_address),
+                publisher=_publisher(redis_address, celery_app, queue_prefix),
+                host=ToolHost(loaded, registry),
+                provider=provider or ProviderClient(),
+                runner=_runner(loaded, registry, environment) if tool_processes else InProcessRunner(),
+                leases=Leases(database, settings.lease_seconds, settings.heartbeat_seconds),
+                environ=environment,
+            )
+            if loaded.path is not None:
+                workspaces.activate_first(database, loaded.hash, str(loaded.path))
+            sweep_crashed(parts)
+            unless_opened.pop_all()
         return cls(parts, loaded, registry)
 
     # --- host-driven ------------------------------------------------------------------------------

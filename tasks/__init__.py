@@ -1,6 +1,10 @@
 """The Celery side: ``celery -A tasks worker``, ``celery -A tasks beat``, or `register` on your own app."""
 
-from tasks.registration import register
+from tasks.shadowing import refuse_shadowed_modules
+
+refuse_shadowed_modules()  # the next import would take whatever `runtime` there is
+
+from tasks.registration import register  # noqa: E402 - see above
 
 __all__ = ["register"]
 

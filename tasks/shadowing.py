@@ -1,33 +1,32 @@
-"""Finds a foreign module that shadows one of ours, before it does harm."""
+"""Finds a foreign module that shadows one of ours, before anything of ours is imported from it.
+
+Nothing but the standard library is used here: what is looked for would be the wrong `runtime`.
+"""
 
 from __future__ import annotations
 
 import importlib.util
 from pathlib import Path
 
-import runtime
-from runtime.errors import ConfigurationError
+_HOME = Path(__file__).resolve().parent.parent
+_OURS = {"runtime": _HOME / "runtime" / "__init__.py", "beat_schedule": _HOME / "beat_schedule.py"}
 
 
 def refuse_shadowed_modules() -> None:
-    """See that ``tasks`` and ``runtime`` are this distribution's own.
+    """See that the modules that this package imports are this distribution's own.
+
+    A foreign ``tasks`` cannot be found here, since then this file is not read; the commands of
+    ``agent-runtime`` look for that one as well, before they start anything.
 
     Raises:
-        ConfigurationError: Naming the foreign module's file, and the fix.
+        ImportError: Naming the foreign module's file, and the fix.
     """
-    home = Path(__file__).resolve().parent.parent
-    for name in ("tasks", "runtime"):
+    for name, ours in _OURS.items():
         spec = importlib.util.find_spec(name)
-        origin = Path(spec.origin).resolve() if spec and spec.origin else None
-        if origin != home / name / "__init__.py":
-            raise ConfigurationError(shadowed(name, origin))
-
-
-def shadowed(name: str, origin: Path | None) -> str:
-    """What to tell about a foreign module of that name."""
-    where = origin or "a folder without __init__.py"
-    return (
-        f"another module named {name!r} ({where}) shadows the one of governed-agent-runtime "
-        f"({Path(runtime.__file__).resolve().parent.parent}); rename yours, or start Celery from another "
-        "folder and import your own tasks by their package's name"
-    )
+        found = Path(spec.origin).resolve() if spec and spec.origin else None
+        if found != ours:
+            raise ImportError(
+                f"{found or 'a folder without __init__.py'} shadows the module {name!r} of "
+                f"governed-agent-runtime ({ours}); rename it, or start from another folder",
+                name=name,
+            )

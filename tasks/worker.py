@@ -52,7 +52,8 @@ def consumed_queues(task: Any) -> tuple[str, ...]:
     What a message claims about its queue is not asked.
     """
     names = task.app.amqp.queues.consume_from
-    return tuple(name.removeprefix(task.queue_prefix) for name in names)
+    prefix = task.queue_prefix
+    return tuple(name.removeprefix(prefix) for name in names if name.startswith(prefix))
 
 
 @contextmanager
@@ -92,14 +93,24 @@ def _stop(_state: Any, code: int, **_: Any) -> dict[str, str]:
 # --- the way in -----------------------------------------------------------------------------------
 
 
-def connect_signals(app: Celery, queue_prefix: str, provider: ProviderClient | None = None) -> None:
+def connect_signals(
+    app: Celery,
+    queue_prefix: str,
+    provider: ProviderClient | None = None,
+    foreign_queues: frozenset[str] = frozenset(),
+) -> None:
     """Check everything when a worker starts, and open the runtime in each process that runs steps.
 
-    The parent of a prefork pool closes what it opened before it forks.
+    The parent of a prefork pool closes what it opened before it forks. A worker that consumes none but
+    foreign queues has nothing to do with the runtime.
     """
 
+    def concerned() -> bool:
+        names = app.amqp.queues.consume_from
+        return any(name.startswith(queue_prefix) and name not in foreign_queues for name in names)
+
     def at_start(sender: Any = None, **_: Any) -> None:
-        if sender is None or sender.app is not app:
+        if sender is None or sender.app is not app or not concerned():
             return
         try:
             opened = open_runtime(app, queue_prefix, provider)
@@ -112,7 +123,7 @@ def connect_signals(app: Celery, queue_prefix: str, provider: ProviderClient | N
                 "run 'agent-runtime config activate'",
                 opened.workspace.path,
             )
-        if {"turns", "tools"} <= {name.removeprefix(queue_prefix) for name in app.amqp.queues.consume_from}:
+        if {queue_prefix + "turns", queue_prefix + "tools"} <= set(app.amqp.queues.consume_from):
             logger.warning(
                 "this worker runs turns and tools in one pool, where long calls of the one hold up the "
                 "other; 'agent-runtime worker' runs them apart"
@@ -123,6 +134,8 @@ def connect_signals(app: Celery, queue_prefix: str, provider: ProviderClient | N
             _opened[os.getpid()] = opened
 
     def in_child(**_: Any) -> None:
+        if not concerned():
+            return
         try:
             opened = open_runtime(app, queue_prefix, provider)
         except AgentRuntimeError as error:

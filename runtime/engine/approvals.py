@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-import getpass
+import os
+import pwd
 from dataclasses import dataclass
 from typing import Any
 
@@ -55,8 +56,11 @@ class Resolution:
 
 
 def os_user() -> str:
-    """The operating system's user, as the command line identifies people."""
-    return getpass.getuser()
+    """The operating system's user, as the command line identifies people; the environment is not asked."""
+    try:
+        return pwd.getpwuid(os.getuid()).pw_name
+    except KeyError:
+        return str(os.getuid())
 
 
 def resolve(parts: Parts, answer: Answer) -> Resolution:

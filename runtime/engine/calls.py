@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import json
-from typing import Any
 
 from runtime.core.chain import Chain
 from runtime.core.model import ExecutionContext
 from runtime.engine.parts import worker_name
 from runtime.engine.turns import PreparedTurn
-from runtime.kernel.verdict import Call, Grant, Verdict
+from runtime.kernel.verdict import Call, Grant
 from runtime.store.journal import LoadedStep
 
 
@@ -46,21 +45,6 @@ def new_chain(step: LoadedStep, ctx: ExecutionContext, workspace_hash: str) -> C
     return Chain(step.id, step.fence + 1, step.chain_cites, common=common)
 
 
-def tool_context(step: LoadedStep, ctx: ExecutionContext, verdict: Verdict) -> dict[str, Any]:
-    """What a tool is told of its call."""
-    return {
-        "session_id": step.session_id,
-        "node_id": step.node_id,
-        "run_id": ctx.run_id,
-        "task_id": ctx.task_id,
-        "call_id": step.call_id or step.id,
-        "idempotency_key": step.id,
-        "principal": ctx.principal,
-        "metadata": ctx.metadata,
-        "scopes": [scope.model_dump(mode="json", exclude_none=True) for scope in verdict.granted],
-    }
-
-
 def call_of(step: LoadedStep, ctx: ExecutionContext, prepared: PreparedTurn | None = None) -> Call:
     """The call that the kernel decides for a step."""
     grant = None
@@ -71,6 +55,7 @@ def call_of(step: LoadedStep, ctx: ExecutionContext, prepared: PreparedTurn | No
             digest=step.approval_digest or "",
             expires_at=step.approval_expires_at or 0,
             consumed_by=step.approval_consumed_by,
+            binding=True,
         )
     return Call(
         tool_name=step.tool_name,

@@ -10,13 +10,13 @@ import json
 import logging
 import time
 from dataclasses import dataclass, replace
-from typing import Any
 
 from runtime.core.chain import Chain, Receipt
 from runtime.core.lifecycle import StepEvent
 from runtime.core.model import Driver, Effect, ExecutionContext, NodeStatus, StepStatus, ToolOutput
 from runtime.engine import advance as advancing
-from runtime.engine.calls import call_of, context_of, new_chain, tool_context
+from runtime.engine.acting import call_tool, live_progress
+from runtime.engine.calls import call_of, context_of, new_chain
 from runtime.engine.outcome import CallResult, Outcome
 from runtime.engine.park import lose_step, park_step, quarantine_step
 from runtime.engine.parts import Parts, worker_name
@@ -28,17 +28,17 @@ from runtime.engine.record import (
     record_turn,
     record_turn_failure,
 )
+from runtime.engine.tampering import note_tampering
 from runtime.engine.transcript import context_message
 from runtime.engine.turns import PreparedTurn, make_turn, prepare_node_turn
-from runtime.errors import ConfigurationError, ErrorCode, InvalidInput
-from runtime.kernel.verdict import Verdict, VerdictKind
+from runtime.errors import SpecTampered
+from runtime.kernel.verdict import Call, Verdict, VerdictKind
 from runtime.live.hints import Hint
 from runtime.store import journal
 from runtime.store.journal import Claim, LoadedStep, StepEnd
 from runtime.store.rows import continuation_row, message_row
 from runtime.store.tables import ContinuationRow, MessageRow
 from runtime.store.write import Change
-from runtime.tools.process import ToolCrashed, ToolTimedOut
 
 logger = logging.getLogger(__name__)
 
@@ -51,12 +51,13 @@ class _Attempt:
     """One attempt at a step, from the load to the record."""
 
     step: LoadedStep
-    ctx: ExecutionContext
+    call: Call
     verdict: Verdict
     chain: Chain
     loaded_at: float
     prepared: PreparedTurn | None = None
     context: str | None = None
+    claimed_at: float = 0.0
 
     @property
     def now(self) -> int:
@@ -77,7 +78,11 @@ class Executor:
             SpecTampered: If the workspace file changed; nothing was claimed.
         """
         workspace = self.parts.host.workspace
-        workspace.ensure_unchanged()
+        try:
+            workspace.ensure_unchanged()
+        except SpecTampered as error:
+            note_tampering(self.parts, error, step_id=step_id)
+            raise
         step = journal.load_step(self.parts.database, step_id, workspace.hash)
         loaded_at = time.monotonic()
         if step is None or step.driver != Driver.WORKER or step.queue not in queues:
@@ -129,9 +134,10 @@ class Executor:
             step, transcript = self._with_context(step, stored)
             context = transcript[0] if len(transcript) > len(stored) else None
             prepared = self._prepare(step, ctx, transcript)
-        verdict = self.parts.host.decide(call_of(step, ctx, prepared))
+        call = call_of(step, ctx, prepared)
+        verdict = self.parts.host.decide(call)
         chain = new_chain(step, ctx, self.parts.host.workspace.hash)
-        attempt = _Attempt(step, ctx, verdict, chain, loaded_at, prepared, context)
+        attempt = _Attempt(step, call, verdict, chain, loaded_at, prepared, context)
         receipts = []
         if step.lease_expired:
             receipts.append(
@@ -188,6 +194,7 @@ class Executor:
             self._enter_node(change, attempt)
         journal.add_evidence(change, step.session_id, receipts, [attempt.verdict.input])
         self.parts.crash.reach("start.before_commit")
+        attempt.claimed_at = time.monotonic()
         if not journal.apply(database, change):
             return False
         self.parts.crash.reach("start.after_commit")
@@ -215,16 +222,16 @@ class Executor:
 
     def _act_and_record(self, attempt: _Attempt) -> None:
         deadline_s = self._deadline(attempt)
-        step, chain = attempt.step, attempt.chain
-        with self.parts.leases.holding(step.id, chain.fence, deadline_s + 5) as lease:
-            if lease.margin() < self.parts.leases.lease_s * MARGIN:
+        step, chain, leases = attempt.step, attempt.chain, self.parts.leases
+        with leases.holding(step.id, chain.fence, deadline_s + 5, since=attempt.claimed_at) as lease:
+            if lease.margin() < leases.lease_s * MARGIN:
                 self._release(attempt)
                 return
             outcome = self._act(attempt, deadline_s)
-        if outcome is None:
+        if outcome.result is CallResult.IN_DOUBT:
             lose_step(self.parts, step, "its process died or its time ran out in mid-call", chain=chain)
-            return
-        self._record(attempt, outcome)
+        else:
+            self._commit(attempt, self._recording(attempt, []), outcome)
 
     def _deadline(self, attempt: _Attempt) -> float:
         if attempt.prepared and attempt.prepared.profile:
@@ -232,59 +239,19 @@ class Executor:
         tool = self.parts.host.registry.get(attempt.step.tool_name)
         return tool.time_limit if tool else 1.0
 
-    def _act(self, attempt: _Attempt, deadline_s: float) -> Outcome | None:
-        """Make the call. ``None`` says that a ``once`` call was cut off and its effect is unknown."""
-        step, chain = attempt.step, attempt.chain
-        sent = 0
-
-        def progress(snapshot: Any) -> None:
-            nonlocal sent
-            self.parts.live.progress(
-                step.session_id, step.node_id, step.id, chain.fence, chain.n + sent, snapshot
+    def _act(self, attempt: _Attempt, deadline_s: float) -> Outcome:
+        step = attempt.step
+        progress = live_progress(self.parts, step.session_id, step.node_id, attempt.chain)
+        if attempt.prepared is None:
+            return call_tool(
+                self.parts, attempt.call, attempt.verdict, idempotency_key=step.id, on_progress=progress
             )
-            sent += 1
-
-        if attempt.prepared is not None:
-            return make_turn(
-                self.parts, attempt.prepared, attempt=step.attempts + 1, on_snapshot=progress,
-                deadline_s=deadline_s,
-            )  # fmt: skip
-        return self._call_tool(attempt, deadline_s, progress)
-
-    def _call_tool(self, attempt: _Attempt, deadline_s: float, on_progress: Any) -> Outcome | None:
-        tool = self.parts.host.registry.get(attempt.step.tool_name)
-        assert tool is not None
-        started = time.monotonic()
-        snapshots: list[dict[str, Any]] = []
-
-        def progress(data: Any) -> None:
-            snapshot = {"sequence": len(snapshots), "state": "partial", "data": data}
-            snapshots.append(snapshot)
-            on_progress(snapshot)
-
-        try:
-            output = self.parts.runner.run(
-                tool,
-                json.loads(attempt.verdict.input.text),
-                tool_context(attempt.step, attempt.ctx, attempt.verdict),
-                deadline_s=deadline_s,
-                on_progress=progress,
-            )
-        except (ConfigurationError, InvalidInput) as error:
-            output = ToolOutput.failed(error.code, str(error), error.details)  # nothing ran
-        except (ToolCrashed, ToolTimedOut) as error:
-            if tool.effect is Effect.ONCE:
-                return None
-            output = ToolOutput.failed(
-                ErrorCode.TOOL_EXECUTION_FAILED,
-                str(error),
-                {"reason": "timeout" if isinstance(error, ToolTimedOut) else "crashed"},
-            )
-        return Outcome(
-            output,
-            CallResult.SUCCESS if output.success else CallResult.FAILURE,
-            progress=tuple(snapshots),
-            duration_ms=round((time.monotonic() - started) * 1000),
+        return make_turn(
+            self.parts,
+            attempt.prepared,
+            attempt=step.attempts + 1,
+            on_snapshot=progress,
+            deadline_s=deadline_s,
         )
 
     # --- recording --------------------------------------------------------------------------------
@@ -309,9 +276,6 @@ class Executor:
             output, denied = ToolOutput(success=False, error=attempt.prepared.failure), False
         outcome = Outcome(output, CallResult.DENIED if denied else CallResult.FAILURE)
         self._commit(attempt, self._recording(attempt, receipts), outcome)
-
-    def _record(self, attempt: _Attempt, outcome: Outcome) -> None:
-        self._commit(attempt, self._recording(attempt, []), outcome)
 
     def _commit(self, attempt: _Attempt, recording: Recording, outcome: Outcome) -> None:
         add_finish(recording, outcome, list(attempt.verdict.decisions))

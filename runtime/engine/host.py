@@ -7,7 +7,6 @@ publishes them, they need SQL only, and they count neither for a session's end n
 from __future__ import annotations
 
 import hashlib
-import json
 import time
 from dataclasses import dataclass
 from typing import Any
@@ -20,20 +19,20 @@ from runtime.core.lifecycle import StepEvent
 from runtime.core.model import (
     TURN_TOOL,
     Driver,
-    Effect,
     ExecutionContext,
     NodeStatus,
     StepKind,
     StepStatus,
-    ToolFailure,
     ToolOutput,
 )
 from runtime.core.turn import claimed_count
+from runtime.engine.acting import call_tool, live_progress
 from runtime.engine.outcome import CallResult, Outcome
 from runtime.engine.park import park_step
 from runtime.engine.parts import Parts, worker_name
 from runtime.engine.record import Recording, add_finish
 from runtime.engine.sessions import check_session_id, context_json
+from runtime.engine.tampering import note_tampering
 from runtime.engine.turns import PreparedTurn, make_turn, prepare_host_turn
 from runtime.errors import ErrorCode, InvalidInput, SessionConflict, SpecTampered
 from runtime.kernel.verdict import Call, Grant, Verdict, VerdictKind
@@ -41,10 +40,8 @@ from runtime.store import journal
 from runtime.store.ids import new_id
 from runtime.store.journal import LoadedStep
 from runtime.store.rows import step_row
-from runtime.store.sessions import add_control_receipt, find_session
 from runtime.store.tables import NodeRow, SessionRow, StepRow
 from runtime.store.write import Change
-from runtime.tools.process import ToolCrashed, ToolTimedOut
 
 _FIRST_FENCE = 1
 
@@ -98,7 +95,7 @@ def execute(parts: Parts, name: str, value: Any, ctx: ExecutionContext) -> ToolO
     try:
         parts.host.workspace.ensure_unchanged()
     except SpecTampered as error:
-        _note_tampering(parts, ctx, error)
+        note_tampering(parts, error, session_id=ctx.session_id)
         return ToolOutput.failed(ErrorCode.SPEC_TAMPERED, str(error), error.details)
     call = _load(parts, name, ctx)
     prepared = (
@@ -106,7 +103,9 @@ def execute(parts: Parts, name: str, value: Any, ctx: ExecutionContext) -> ToolO
         if name == TURN_TOOL
         else None
     )
-    verdict = parts.host.decide(_decidable(call, value, prepared))
+    decidable = _decidable(call, value, prepared)
+    verdict = parts.host.decide(decidable)
+    since = time.monotonic()
     chain = _start(parts, call, verdict)
     step = _loaded_step(call, verdict, chain)
     recording = Recording(step, chain, parts.database.now_sql, call.now, held=True)
@@ -116,7 +115,7 @@ def execute(parts: Parts, name: str, value: Any, ctx: ExecutionContext) -> ToolO
         return verdict.output
     outcome = _refusal(verdict, prepared)
     if outcome is None:
-        outcome = _act(parts, call, verdict, prepared, value, chain)
+        outcome = _act(parts, decidable, verdict, prepared, chain, since)
     return _record(parts, recording, verdict, outcome, call)
 
 
@@ -169,7 +168,14 @@ def _decidable(call: _HostCall, value: Any, prepared: PreparedTurn | None) -> Ca
     asked = ctx.metadata.get("approval_request_id")
     grant = None
     if isinstance(asked, str):
-        grant = Grant(asked, row.status or "unknown", row.digest or "", row.expires_at or 0, row.consumed_by)
+        grant = Grant(
+            request_id=asked,
+            status=row.status or "unknown",
+            digest=row.digest or "",
+            expires_at=row.expires_at or 0,
+            consumed_by=row.consumed_by,
+            binding=False,
+        )
     intent = ctx.metadata.get("agent_intent")
     return Call(
         tool_name=call.name,
@@ -289,7 +295,7 @@ def _step_row(parts: Parts, call: _HostCall, chain: Chain, verdict: Verdict) -> 
         session_id=call.ctx.session_id,
         node_uid=call.node_uid,
         node_id=call.node_id,
-        kind=StepKind.TURN if call.name == TURN_TOOL else StepKind.TOOL_CALL,
+        kind=_kind(call),
         turn_index=call.turn_index,
         call_index=0 if call.name == TURN_TOOL else call.tool_calls,
         tool_name=call.name,
@@ -323,71 +329,20 @@ def _refusal(verdict: Verdict, prepared: PreparedTurn | None) -> Outcome | None:
 
 
 def _act(
-    parts: Parts,
-    call: _HostCall,
-    verdict: Verdict,
-    prepared: PreparedTurn | None,
-    value: Any,
-    chain: Chain,
+    parts: Parts, call: Call, verdict: Verdict, prepared: PreparedTurn | None, chain: Chain, since: float
 ) -> Outcome:
-    sent = 0
-
-    def progress(snapshot: Any) -> None:
-        nonlocal sent
-        parts.live.progress(
-            call.ctx.session_id, call.node_id, call.step_id, chain.fence, chain.n + sent, snapshot
-        )
-        sent += 1
-
-    with parts.leases.holding(call.step_id, chain.fence, None):
+    progress = live_progress(parts, call.session_id, call.node_id, chain)
+    with parts.leases.holding(call.step_id, chain.fence, None, since=since):
         if prepared is not None:
             return make_turn(parts, prepared, attempt=1, on_snapshot=progress)
-        return _call_tool(parts, call, verdict, value, progress)
-
-
-def _call_tool(parts: Parts, call: _HostCall, verdict: Verdict, value: Any, on_progress: Any) -> Outcome:
-    tool = parts.host.registry.get(call.name)
-    assert tool is not None
-    started = time.monotonic()
-    snapshots: list[dict[str, Any]] = []
-
-    def progress(data: Any) -> None:
-        snapshot = {"sequence": len(snapshots), "state": "partial", "data": data}
-        snapshots.append(snapshot)
-        on_progress(snapshot)
-
-    ctx = call.ctx
-    context = {
-        "session_id": ctx.session_id,
-        "node_id": call.node_id,
-        "run_id": ctx.run_id,
-        "task_id": ctx.task_id,
-        "call_id": _call_id(ctx),
-        "idempotency_key": call.step_id,
-        "principal": ctx.principal,
-        "metadata": ctx.metadata,
-        "scopes": [scope.model_dump(mode="json", exclude_none=True) for scope in verdict.granted],
-    }
-    try:
-        output = parts.runner.run(
-            tool,
-            json.loads(verdict.input.text),
-            context,
-            deadline_s=tool.time_limit,
-            on_progress=progress,
+        return call_tool(
+            parts, call, verdict, idempotency_key=_idempotency_key(call, verdict), on_progress=progress
         )
-        result = CallResult.SUCCESS if output.success else CallResult.FAILURE
-    except (ToolCrashed, ToolTimedOut) as error:
-        doubtful = tool.effect is Effect.ONCE
-        reason = "in_doubt" if doubtful else "timeout"
-        output = ToolOutput.failed(ErrorCode.TOOL_EXECUTION_FAILED, str(error), {"reason": reason})
-        result = CallResult.IN_DOUBT if doubtful else CallResult.FAILURE
-    return Outcome(
-        output,
-        result,
-        progress=tuple(snapshots),
-        duration_ms=round((time.monotonic() - started) * 1000),
-    )
+
+
+def _idempotency_key(call: Call, verdict: Verdict) -> str:
+    """The same for every run of one approved call; else the step's own."""
+    return verdict.request_id or call.step_id
 
 
 # --- recording ------------------------------------------------------------------------------------
@@ -395,57 +350,29 @@ def _call_tool(parts: Parts, call: _HostCall, verdict: Verdict, value: Any, on_p
 
 def _loaded_step(call: _HostCall, verdict: Verdict, chain: Chain) -> LoadedStep:
     """The step that was just inserted, in the form that recording takes."""
-    ctx, now = call.ctx, int(call.loaded.now)
-    row = _step_values(call, verdict, chain)
+    ctx = call.ctx
     return LoadedStep(
-        **row, session_id=ctx.session_id, node_uid=call.node_uid, node_id=call.node_id,
-        run_id=ctx.run_id, task_id=ctx.task_id, principal=ctx.principal, now=now,
-    )  # fmt: skip
+        id=call.step_id,
+        session_id=ctx.session_id,
+        node_uid=call.node_uid,
+        node_id=call.node_id,
+        kind=_kind(call),
+        tool_name=call.name,
+        driver=Driver.HOST,
+        status=StepStatus.RUNNING,
+        fence=chain.fence,
+        run_id=ctx.run_id,
+        task_id=ctx.task_id,
+        principal=ctx.principal,
+        now=int(call.loaded.now),
+        head=chain.head,
+        input=verdict.input.text,
+        call_id=_call_id(ctx),
+    )
 
 
-def _step_values(call: _HostCall, verdict: Verdict, chain: Chain) -> dict[str, Any]:
-    return {
-        "id": call.step_id,
-        "kind": StepKind.TURN if call.name == TURN_TOOL else StepKind.TOOL_CALL,
-        "turn_index": call.turn_index,
-        "call_index": 0,
-        "tool_name": call.name,
-        "queue": "host",
-        "driver": Driver.HOST,
-        "status": StepStatus.RUNNING,
-        "due_at": int(call.loaded.now),
-        "lease_until": None,
-        "fence": chain.fence,
-        "attempts": 1,
-        "crashes": 0,
-        "cites": "[]",
-        "head": chain.head,
-        "input": verdict.input.text,
-        "call_id": _call_id(call.ctx),
-        "calls_before": call.tool_calls,
-        "messages_before": 0,
-        "transcript_digest": "",
-        "transcript_bytes": 0,
-        "siblings": 1,
-        "intent": None,
-        "approval_id": verdict.request_id,
-        "mode": "host",
-        "definition": "{}",
-        "node_status": NodeStatus.RUNNING,
-        "turn_budget": 0,
-        "inbox": 0,
-        "dependencies": 0,
-        "context": "{}",
-        "cancelled_at": None,
-        "paused_at": None,
-        "ended_status": None,
-        "approval_status": None,
-        "approval_digest": None,
-        "approval_expires_at": None,
-        "approval_consumed_by": None,
-        "approval_resolved_by": None,
-        "workspace_active": True,
-    }
+def _kind(call: _HostCall) -> StepKind:
+    return StepKind.TURN if call.name == TURN_TOOL else StepKind.TOOL_CALL
 
 
 def _record(
@@ -471,55 +398,3 @@ def _record(
         "recorded": kept,
     }
     return outcome.output.model_copy(update={"metadata": metadata})
-
-
-def _note_tampering(parts: Parts, ctx: ExecutionContext, error: SpecTampered) -> None:
-    """Write a ``spec_tampered`` event into the session's control chain, if there is a session."""
-    with parts.database.writing() as connection:
-        session = find_session(parts.database, connection, ctx.session_id, lock=True)
-        if session is None:
-            return
-        change = Change()
-        add_control_receipt(change, session, "spec_tampered", {"details": error.details})
-        change.apply(connection)
-
-
-def sweep_crashed(parts: Parts) -> int:
-    """Finish host-driven calls whose process was lost: ``crashed``, or in doubt for ``once`` tools."""
-    now = parts.database.now_sql
-    with parts.database.reading() as connection:
-        rows = connection.execute(
-            text(
-                f"SELECT id FROM step WHERE status = 'running' AND driver = 'host' AND lease_until < {now} "
-                "ORDER BY lease_until LIMIT 100"
-            )
-        ).all()
-    return sum(_finish_crashed(parts, row.id) for row in rows)
-
-
-def _finish_crashed(parts: Parts, step_id: str) -> bool:
-    step = journal.load_step(parts.database, step_id, "")
-    if step is None or not step.lease_expired:
-        return False
-    tool = parts.host.registry.get(step.tool_name)
-    effect = Effect.READ if step.is_turn else (tool.effect if tool else Effect.ONCE)
-    doubtful = effect is Effect.ONCE
-    failure = ToolFailure(
-        code=ErrorCode.TOOL_EXECUTION_FAILED,
-        message=f"the process that made this call of {step.tool_name} was lost",
-        details={"reason": "in_doubt" if doubtful else "crashed"},
-    )
-    outcome = Outcome(
-        ToolOutput(success=False, error=failure),
-        CallResult.IN_DOUBT if doubtful else CallResult.CRASHED,
-    )
-    chain = Chain(step.id, step.fence + 1, step.chain_cites, common={"session_id": step.session_id,
-                  "node_id": step.node_id, "tool_name": step.tool_name})  # fmt: skip
-    recording = Recording(step, chain, parts.database.now_sql, step.now, held=False)
-    add_finish(recording, outcome, [])
-    event, status = (StepEvent.LOSE, StepStatus.IN_DOUBT) if doubtful else (StepEvent.FAIL, StepStatus.FAILED)
-    recording.end(event, status, outcome, reason="crashed")
-    if not journal.apply(parts.database, recording.change):
-        return False
-    parts.live.announce(step.session_id, step.node_id, recording.receipts)
-    return True

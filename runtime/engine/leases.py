@@ -19,10 +19,10 @@ logger = logging.getLogger(__name__)
 class Lease:
     """One claim of this process, measured on the monotonic clock from before it was taken."""
 
-    def __init__(self, step_id: str, fence: int, lease_s: float, deadline: float | None) -> None:
+    def __init__(self, step_id: str, fence: int, valid_until: float, deadline: float | None) -> None:
         self.step_id = step_id
         self.fence = fence
-        self.valid_until = time.monotonic() + lease_s
+        self.valid_until = valid_until
         self.deadline = deadline
 
     def margin(self) -> float:
@@ -52,10 +52,17 @@ class Leases:
         self._pid = os.getpid()
 
     @contextmanager
-    def holding(self, step_id: str, fence: int, deadline_s: float | None) -> Iterator[Lease]:
-        """Keep one lease alive while the block runs."""
+    def holding(self, step_id: str, fence: int, deadline_s: float | None, *, since: float) -> Iterator[Lease]:
+        """Keep one lease alive while the block runs.
+
+        Args:
+            step_id: The step.
+            fence: The fence under which it is held.
+            deadline_s: Seconds after which the lease is left to run out; ``None`` for never.
+            since: Reading of `time.monotonic` from before the claim was committed.
+        """
         deadline = None if deadline_s is None else time.monotonic() + deadline_s
-        lease = Lease(step_id, fence, self.lease_s, deadline)
+        lease = Lease(step_id, fence, since + self.lease_s, deadline)
         with self._lock:
             self._after_fork()
             self._held[step_id, fence] = lease

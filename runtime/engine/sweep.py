@@ -13,7 +13,7 @@ from sqlalchemy import Connection, text
 
 from runtime.core.model import StepKind
 from runtime.engine.approvals import expire
-from runtime.engine.host import sweep_crashed
+from runtime.engine.host_crashes import sweep_crashed
 from runtime.engine.parts import Parts
 from runtime.live.hints import AdvanceHint, Hint, StepHint
 from runtime.store.engine import Database

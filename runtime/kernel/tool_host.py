@@ -31,7 +31,7 @@ from runtime.core.policy import (
 )
 from runtime.core.scopes import ScopeGrant, grant_scopes
 from runtime.errors import ConfigurationError, ErrorCode, InvalidInput
-from runtime.kernel.verdict import Call, Verdict, VerdictKind, reasons
+from runtime.kernel.verdict import Call, Grant, Verdict, VerdictKind, reasons
 from runtime.store.ids import new_id
 from runtime.tools.declare import ToolDefinition
 from runtime.tools.registry import ToolRegistry
@@ -280,31 +280,38 @@ class _Decision:
                 f"{call.tool_name} is denied under intent {call.intent!r}: {why}",
                 {"policy_decisions": list(result.decisions), "agent_intent": call.intent},
             )
-        refused = self._input_refusal()
-        if refused is not None:
-            return refused
-        if result.decision is Decision.APPROVAL_REQUIRED or call.grant is not None:
-            return self._granted_or_parked(required=result.decision is Decision.APPROVAL_REQUIRED)
-        return self._run(None, None)
+        asked = result.decision is Decision.APPROVAL_REQUIRED or (
+            call.grant is not None and call.grant.binding
+        )
+        return (
+            self._limit_refusal()
+            or (self._grant_refusal_or_park() if asked else None)
+            or self._input_refusal()
+            or self._run(call.grant if asked else None)
+        )
+
+    def _limit_refusal(self) -> Verdict | None:
+        limit = self.host.workspace.limits.max_tool_calls_per_session
+        if self.tool is None or limit is None or self.call.tool_calls < limit:
+            return None
+        return self._no(
+            ErrorCode.LIMIT_EXCEEDED,
+            f"limits.max_tool_calls_per_session is {limit}, and {self.call.tool_calls} tool calls were "
+            "made before this one; answer with what is known, or raise the limit",
+            {"limit": "max_tool_calls_per_session", "maximum": limit},
+        )
 
     def _input_refusal(self) -> Verdict | None:
         if self.tool is None:
             return None
-        limit = self.host.workspace.limits.max_tool_calls_per_session
-        if limit is not None and self.call.tool_calls >= limit:
-            return self._no(
-                ErrorCode.LIMIT_EXCEEDED,
-                f"limits.max_tool_calls_per_session is {limit}, and {self.call.tool_calls} tool calls were "
-                "made before this one; answer with what is known, or raise the limit",
-                {"limit": "max_tool_calls_per_session", "maximum": limit},
-            )
         try:
             self.tool.parse(self.call.input)
         except InvalidInput as error:
             return self._no(ErrorCode.INVALID_INPUT, str(error), error.details, denied=False)
         return None
 
-    def _granted_or_parked(self, *, required: bool) -> Verdict:
+    def _grant_refusal_or_park(self) -> Verdict | None:
+        """``None`` says that the call's grant fits it, is unused and holds."""
         grant, call = self.call.grant, self.call
         if grant is None:
             return self._park()
@@ -314,14 +321,11 @@ class _Decision:
             return self._grant_refused(grant.status, f"the approval request is {grant.status}")
         if grant.expires_at <= call.now:
             return self._grant_refused("expired", "the approval has expired")
-        digest = self.host.digest_of(self.call, grant.request_id)
-        if digest != grant.digest:
-            if not required:
-                return self._run(None, None)
+        if self.host.digest_of(call, grant.request_id) != grant.digest:
             return self._grant_refused(
                 "action_digest_mismatch", "the call, its tool or its principal is not what was approved"
             )
-        return self._run(grant.request_id, digest)
+        return None
 
     def _grant_refused(self, reason: str, message: str) -> Verdict:
         request_id = self.call.grant.request_id if self.call.grant else None
@@ -360,7 +364,7 @@ class _Decision:
             digest=self.host.digest_of(self.call, request_id),
         )
 
-    def _run(self, request_id: str | None, digest: str | None) -> Verdict:
+    def _run(self, grant: Grant | None) -> Verdict:
         return Verdict(
             kind=VerdictKind.RUN,
             input=self.content,
@@ -369,8 +373,8 @@ class _Decision:
             granted=self.scopes.granted,
             decisions=self.decisions,
             tool_digest=self.tool.digest if self.tool else None,
-            request_id=request_id,
-            digest=digest,
+            request_id=grant.request_id if grant else None,
+            digest=grant.digest if grant else None,
         )
 
 

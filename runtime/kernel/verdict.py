@@ -21,6 +21,8 @@ class Grant:
         digest: The digest of the call that was approved.
         expires_at: Milliseconds since the epoch.
         consumed_by: The step that used it, if any.
+        binding: Whether the call may run under this grant only, whatever policy says now: it was parked for
+            it. A grant that a host merely mentions is used where policy asks for one.
     """
 
     request_id: str
@@ -28,6 +30,7 @@ class Grant:
     digest: str
     expires_at: int
     consumed_by: str | None
+    binding: bool
 
 
 @dataclass(frozen=True, slots=True)

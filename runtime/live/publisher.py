@@ -74,6 +74,7 @@ class CeleryPublisher:
             queue=self.queue_prefix + queue,
             priority=priority,
             expires=HINT_EXPIRES_SECONDS,
+            serializer="json",
             ignore_result=True,
             retry=False,
         )

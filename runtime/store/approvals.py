@@ -54,6 +54,7 @@ def _approval(row: RowMapping) -> Approval:
         "input": json.loads(row["input"]),
         "policy_decisions": json.loads(row["policy_decisions"]),
         "message": json.loads(row["message"]),
+        "reason": None if row["reason"] is None else json.loads(row["reason"]),
     }
     return Approval(**{**dict(row), **parsed})
 

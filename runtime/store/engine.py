@@ -78,6 +78,16 @@ class Database:
                     yield connection
 
     @contextmanager
+    def connecting(self) -> Iterator[Connection]:
+        """A bare connection, for migrations, which manage their own transaction.
+
+        Raises:
+            StoreUnavailable: If the database cannot be reached.
+        """
+        with self._guarded(), self._own().connect() as connection:
+            yield connection
+
+    @contextmanager
     def _guarded(self) -> Iterator[None]:
         try:
             yield
@@ -128,6 +138,8 @@ def _create(url: URL, pool_size: int) -> Engine:
 
     @event.listens_for(engine, "connect")
     def _prepare(connection: Any, _record: Any) -> None:
+        # A damaged byte must be read, so that verification can name it.
+        connection.text_factory = lambda raw: raw.decode("utf-8", "replace")
         cursor = connection.cursor()
         for pragma in ("journal_mode=WAL", "synchronous=FULL", f"busy_timeout={BUSY_TIMEOUT_MS}"):
             cursor.execute(f"PRAGMA {pragma}")

@@ -11,7 +11,7 @@ from sqlalchemy import Connection, text
 
 from runtime.core.chain import Content, Receipt
 from runtime.core.lifecycle import StepEvent, steps_that_accept
-from runtime.core.model import Effect, StepKind, StepStatus
+from runtime.core.model import Effect, NodeStatus, StepKind, StepStatus
 from runtime.store.engine import Database
 from runtime.store.tables import BlobRow, EvidenceRow
 from runtime.store.write import Change
@@ -52,48 +52,48 @@ class LoadedStep:
     node_uid: str
     node_id: str
     kind: str
-    turn_index: int
-    call_index: int
     tool_name: str
-    queue: str
     driver: str
     status: str
-    due_at: int
-    lease_until: int | None
     fence: int
-    attempts: int
-    crashes: int
-    cites: str
-    head: str | None
-    input: str | None
-    call_id: str | None
-    calls_before: int
-    messages_before: int
-    transcript_digest: str
-    transcript_bytes: int
-    siblings: int
-    intent: str | None
-    approval_id: str | None
-    mode: str
-    definition: str
-    node_status: str
-    turn_budget: int
-    inbox: int
-    dependencies: int
     run_id: str
     task_id: str
     principal: str | None
-    context: str
-    cancelled_at: int | None
-    paused_at: int | None
-    ended_status: str | None
-    approval_status: str | None
-    approval_digest: str | None
-    approval_expires_at: int | None
-    approval_consumed_by: str | None
-    approval_resolved_by: str | None
     now: int
-    workspace_active: bool
+    turn_index: int = 0
+    call_index: int = 0
+    queue: str = "host"
+    due_at: int = 0
+    lease_until: int | None = None
+    attempts: int = 0
+    crashes: int = 0
+    cites: str = "[]"
+    head: str | None = None
+    input: str | None = None
+    call_id: str | None = None
+    calls_before: int = 0
+    messages_before: int = 0
+    transcript_digest: str = ""
+    transcript_bytes: int = 0
+    siblings: int = 1
+    intent: str | None = None
+    approval_id: str | None = None
+    mode: str = "host"
+    definition: str = "{}"
+    node_status: str = NodeStatus.RUNNING
+    turn_budget: int = 0
+    inbox: int = 0
+    dependencies: int = 0
+    context: str = "{}"
+    cancelled_at: int | None = None
+    paused_at: int | None = None
+    ended_status: str | None = None
+    approval_status: str | None = None
+    approval_digest: str | None = None
+    approval_expires_at: int | None = None
+    approval_consumed_by: str | None = None
+    approval_resolved_by: str | None = None
+    workspace_active: bool = False
 
     @property
     def lease_expired(self) -> bool:

@@ -22,7 +22,7 @@ def upgrade(database: Database) -> str:
     """
     from alembic import command
 
-    with database.engine.connect() as connection:
+    with database.connecting() as connection:
         if database.dialect == "postgresql":
             with connection.begin():
                 # One migrator at a time; the others find nothing left to do.

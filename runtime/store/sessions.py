@@ -10,6 +10,7 @@ from typing import Any
 from sqlalchemy import Connection, text
 
 from runtime.core.chain import CONTROL_STEP, Chain, Receipt
+from runtime.core.lifecycle import NODE_ENDED
 from runtime.core.model import NodeStatus, SessionStatus
 from runtime.store.engine import Database
 from runtime.store.journal import add_evidence
@@ -112,14 +113,20 @@ def read_status(database: Database, session_id: str) -> tuple[StoredSession, Ses
             return session, SessionStatus(session.ended_status)
         rows = connection.execute(
             text(
-                "SELECT n.status, count(*), COALESCE(sum(CASE WHEN EXISTS (SELECT 1 FROM step s WHERE "
-                "s.node_uid = n.uid AND s.status = 'running') THEN 1 ELSE 0 END), 0) FROM node n "
-                "WHERE n.session_id = :id AND n.mode <> 'host' GROUP BY n.status"
+                "SELECT status, count(*) FROM node WHERE session_id = :id AND mode <> 'host' GROUP BY status"
             ),
             {"id": session_id},
         ).all()
-    counts = {row[0]: int(row[1]) for row in rows}
-    return session, derive_status(session, counts, sum(int(row[2]) for row in rows))
+        running = session.paused_at is not None and connection.execute(text(_RUNNING), {"id": session_id})
+        held = running.scalar_one() if running else 0
+    return session, derive_status(session, {row[0]: int(row[1]) for row in rows}, int(held))
+
+
+# The range on the lease makes this the index of what runs now, which no history enters.
+_RUNNING = """
+SELECT count(*) FROM step WHERE status = 'running' AND lease_until > 0 AND session_id = :id
+   AND driver <> 'host'
+"""
 
 
 def read_nodes(database: Database, session_id: str) -> list[StoredNode]:
@@ -128,12 +135,13 @@ def read_nodes(database: Database, session_id: str) -> list[StoredNode]:
         rows = connection.execute(
             text(
                 """SELECT n.uid, n.node_id, n.status, n.reason, n.wake_at, n.turns, n.tool_calls, n.result,
-                    n.error, (SELECT max(s.turn_index) FROM step s WHERE s.node_uid = n.uid
-                              AND s.kind = 'turn' AND s.status NOT IN ('pending', 'ready')) AS last_turn,
-                    (SELECT max(s.calls_before) FROM step s WHERE s.node_uid = n.uid) AS calls,
+                    n.error, l.turn_index, l.kind AS last_kind, l.status AS last_status, l.calls_before,
                     (SELECT min(a.id) FROM approval a WHERE a.node_uid = n.uid AND a.session_id = n.session_id
                         AND a.status = 'pending') AS pending
-                 FROM node n WHERE n.session_id = :id AND n.mode <> 'host' ORDER BY n.position"""
+                 FROM node n LEFT JOIN step l ON l.id = (
+                        SELECT s.id FROM step s WHERE s.node_uid = n.uid
+                         ORDER BY s.turn_index DESC, s.call_index DESC LIMIT 1)
+                 WHERE n.session_id = :id AND n.mode <> 'host' ORDER BY n.position"""
             ),
             {"id": session_id},
         ).all()
@@ -151,7 +159,11 @@ def read_nodes(database: Database, session_id: str) -> list[StoredNode]:
 
 
 def _node(row: Any, depends: Mapping[str, Sequence[str]]) -> StoredNode:
-    turns = row.turns or (0 if row.last_turn is None else row.last_turn + 1)
+    turns, calls = row.turns, row.tool_calls
+    if row.turn_index is not None and NodeStatus(row.status) not in NODE_ENDED:
+        waits = row.last_kind == "turn" and row.last_status in ("pending", "ready")
+        turns = row.turn_index + (0 if waits else 1)
+        calls = row.calls_before + (row.last_kind == "tool_call")
     return StoredNode(
         uid=row.uid,
         id=row.node_id,
@@ -159,7 +171,7 @@ def _node(row: Any, depends: Mapping[str, Sequence[str]]) -> StoredNode:
         reason=row.reason,
         wake_at=row.wake_at,
         turns=turns,
-        tool_calls=row.tool_calls or row.calls or 0,
+        tool_calls=calls,
         result=None if row.result is None else json.loads(row.result),
         error=None if row.error is None else json.loads(row.error),
         depends_on=tuple(depends.get(row.uid, ())),

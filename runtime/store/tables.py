@@ -128,7 +128,7 @@ class StepRow(SQLModel, table=True):
     finished_at: int | None = Field(default=None, sa_column=_big())
 
     __table_args__ = (
-        Index("ix_step_node", "node_uid", "turn_index", "call_index"),
+        Index("ix_step_node", "node_uid", "turn_index", "call_index", "id"),
         Index("ix_step_session", "session_id"),
         Index(
             "ix_step_publish",

@@ -18,7 +18,7 @@ import pytest
 from runtime import AgentRuntime, start_governed_agent_session
 from runtime.edges.demo.model_server import DemoModelServer, Fault
 from runtime.edges.embedded import EmbeddedValkey
-from runtime.errors import ConfigurationError, InvalidInput, SessionNotFound, StoreUnavailable
+from runtime.errors import InvalidInput, SessionNotFound, StoreUnavailable
 from tests.harness.sessions import call, context, turn_input
 from tests.harness.stack import Stack, running, until
 from tests.harness.workspace import write_workspace
@@ -124,24 +124,24 @@ def bystander(deployment, request):
     assert deployment.runtime.verify(flow.session_id).verified
 
 
+def receipts(flow, kind, tool=None):
+    """Bodies of a session's receipts of one kind so far."""
+    events = [event for event in flow.events(timeout=0) if event.kind == kind and not event.live]
+    return [event.body for event in events if tool in (None, event.tool_name)]
+
+
 def results(flow, tool=None):
     """How the receipts name the ends of a session's calls."""
-    finished = [event for event in flow.events() if event.kind == "tool_call_finished"]
-    return [event.body["result"] for event in finished if tool in (None, event.tool_name)]
+    return [body["result"] for body in receipts(flow, "tool_call_finished", tool)]
 
 
-def error_of(flow, tool):
-    """The error in the receipt of a tool's only call."""
-    (error,) = [
-        event.body["error"]
-        for event in flow.events()
-        if event.kind == "tool_call_finished" and event.tool_name == tool
-    ]
-    return error
+def error_of(flow, tool=None):
+    """The error in the receipt of a tool's first call."""
+    return receipts(flow, "tool_call_finished", tool)[0]["error"]
 
 
 def started(flow, tool):
-    return [event for event in flow.events() if event.kind == "tool_call_started" and event.tool_name == tool]
+    return receipts(flow, "tool_call_started", tool)
 
 
 def ledger(name):
@@ -201,7 +201,7 @@ def test_a_once_tool_that_is_cut_off_is_in_doubt_until_a_person_answers(
     (question,) = deployment.runtime.approvals(flow.session_id)
     assert (question.kind, question.tool_name) == ("in_doubt", tool)
     assert "Check the target; to run it again may do it twice" in question.message
-    assert results(flow_so_far(deployment, flow), tool) == ["in_doubt"]
+    assert results(flow, tool) == ["in_doubt"]
     answer(deployment, question, approved=again)
     if again:  # it is cut off again, so it is in doubt again: a new question
         until(lambda: deployment.runtime.approvals(flow.session_id))
@@ -219,29 +219,11 @@ def answer(deployment, question, *, approved):
     )
 
 
-@dataclass(frozen=True)
-class _SoFar:
-    """The receipts of a session that has not ended."""
-
-    found: list
-
-    def events(self):
-        return self.found
-
-
-def flow_so_far(deployment, flow):
-    return _SoFar(list(flow.events(timeout=0)))
-
-
 def test_what_a_tool_prints_is_in_the_workers_log_and_not_in_its_output(deployment, bystander):
     flow = deployment.start("prints", call("ledger:print", "p"), "/say Read.")
     ends(deployment, flow)
-    (finished,) = [
-        event
-        for event in flow.events()
-        if event.kind == "tool_call_finished" and event.tool_name == "ledger:print"
-    ]
-    assert (finished.body["result"], finished.body["output"]) == ("success", {"wrote": "p"})
+    (finished,) = receipts(flow, "tool_call_finished", "ledger:print")
+    assert (finished["result"], finished["output"]) == ("success", {"wrote": "p"})
     until(lambda: deployment.workers.said('{"result": "forged"}'))
     until(lambda: deployment.workers.said("noise"))
 
@@ -300,11 +282,8 @@ def test_a_tool_call_whose_arguments_were_cut_off_is_asked_for_again(deployment,
     flow = deployment.start("arguments", "/say These arguments cut off the first answer.")
     ends(deployment, flow)
     assert results(flow) == ["failure", "success"]
-    assert "arguments" in error_of_first(flow)["message"]
-
-
-def error_of_first(flow):
-    return next(event.body["error"] for event in flow.events() if event.kind == "tool_call_finished")
+    assert error_of(flow)["code"] == "PROVIDER_MALFORMED_RESPONSE"
+    assert "arguments" in error_of(flow)["message"]
 
 
 def test_a_tool_that_does_not_exist_is_told_to_the_model(deployment, bystander):
@@ -355,25 +334,16 @@ def test_a_provider_that_stays_away_is_tried_six_times_and_then_ends_the_session
 PASSWORD = "hunter22"
 
 
-@pytest.mark.parametrize("host", ["127.0.0.1", "no-such-host.invalid"])
-def test_an_unreachable_database_is_told_at_open_without_its_password(deployment, host):
-    url = f"postgresql://app:{PASSWORD}@{host}:{free_port()}/app"
+def test_an_unreachable_database_is_told_at_open_without_its_password(deployment):
+    port = free_port()
+    url = f"postgresql://app:{PASSWORD}@127.0.0.1:{port}/app"
     with pytest.raises(
         StoreUnavailable, match=r"cannot be used.*check AGENT_RUNTIME_DATABASE_URL"
     ) as refused:
         AgentRuntime.open(deployment.runtime.settings.workspace, database_url=url)
     assert refused.value.code == "STORE_UNAVAILABLE"
-    assert host in str(refused.value)
+    assert f"app:***@127.0.0.1:{port}/app" in str(refused.value)
     assert PASSWORD not in str(refused.value)
-
-
-def test_a_database_file_that_cannot_be_made_is_told_at_open(deployment, tmp_path):
-    (tmp_path / "file").write_text("")
-    with pytest.raises((StoreUnavailable, ConfigurationError), match="AGENT_RUNTIME_DATABASE_URL"):
-        AgentRuntime.open(
-            deployment.runtime.settings.workspace,
-            database_url=f"sqlite:///{tmp_path / 'file' / 'runtime.db'}",
-        )
 
 
 @pytest.mark.postgres

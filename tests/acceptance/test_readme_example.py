@@ -1,5 +1,6 @@
 """The README's first example is what it says: it runs as it stands, and prints what the README shows."""
 
+import ast
 import re
 import subprocess
 import sys
@@ -54,19 +55,42 @@ def test_the_readme_shows_the_files_of_the_example_as_they_are(name):
 
 def test_it_prints_what_the_readme_shows(ran):
     assert ran.returncode == 0, ran.stderr
-    assert ran.stdout == first("text", "evidence:")
+    assert ran.stdout == first("text", "Verification")
 
 
-def test_it_reschedules_the_review_and_its_evidence_holds(ran):
-    lines = ran.stdout.splitlines()
-    assert [line.partition(" ")[0] for line in lines] == [
-        "calendar:list-events",
-        "calendar:reschedule-event",
-        "complete",
-        "evidence:",
-    ]
-    assert "'start': '2026-03-13T09:00:00Z'" in lines[1]
-    assert lines[3].endswith("problem=None)")
+def test_the_turn_asks_for_the_one_tool_on_offer_and_the_call_moves_the_review(ran):
+    asked, moved, _ = ran.stdout.splitlines()
+    assert asked == "tool_request - scheduling - calendar:reschedule-event"
+    assert ast.literal_eval(moved) == {
+        "id": "evt-review",
+        "title": "Weekly review",
+        "start": "2026-03-13T09:00:00Z",
+    }
+
+
+def test_its_evidence_is_two_calls_of_two_receipts_and_holds(ran):
+    assert ran.stdout.splitlines()[-1] == "Verification(receipts=4, blobs=0, problem=None)"
+
+
+def test_the_turn_is_the_documents_first_one():
+    """Word for word, in snake_case; only the address is that of the profile."""
+    source = (EXAMPLE / "first_turn.py").read_text(encoding="utf-8")
+    dicts = [node for node in ast.walk(ast.parse(source)) if isinstance(node, ast.Dict)]
+    (given,) = [node for node in dicts if "'model_profile'" in map(ast.unparse, node.keys)]
+    values = dict(zip((ast.unparse(key) for key in given.keys), given.values, strict=True))
+    assert ast.unparse(values.pop("'session_id'")) == "ctx.session_id"
+    assert ast.unparse(values.pop("'url'")) == "os.environ['AGENT_RUNTIME_BASE_URL']"
+    assert {ast.literal_eval(key): ast.literal_eval(value) for key, value in values.items()} == {
+        "model_profile": "operations",
+        "messages": [{"role": "user", "content": "Reschedule the weekly review for tomorrow morning."}],
+        "tool_catalog": [
+            {
+                "name": "calendar:reschedule-event",
+                "description": "Move an existing calendar event to a new time.",
+            }
+        ],
+        "intent_catalog": [{"id": "scheduling", "description": "Schedule or reschedule work."}],
+    }
 
 
 def test_it_says_nothing_on_standard_error(ran):

@@ -38,8 +38,10 @@ def demo(
     from runtime.edges.cli.console import LogFiles, note, stoppable, write_json
     from runtime.edges.demo.play import play, report
     from runtime.edges.demo.stage import stage
+    from runtime.edges.shadowing import refuse_shadowed_modules
     from runtime.settings import Settings
 
+    refuse_shadowed_modules()
     began = time.monotonic()
     console = Console(stderr=as_json, highlight=False)
     name = f"demo-{datetime.now(UTC):%Y%m%d-%H%M%S}-{secrets.token_hex(2)}"

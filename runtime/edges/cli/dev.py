@@ -27,9 +27,11 @@ def dev(
 
     from runtime.edges.cli.console import LogFiles, note, stoppable
     from runtime.edges.embedded import EmbeddedValkey, open_runtime, running_stack, stack_commands
+    from runtime.edges.shadowing import refuse_shadowed_modules
     from runtime.edges.supervisor import ChildFailed
     from runtime.settings import Settings
 
+    refuse_shadowed_modules()
     settings = Settings.load(workspace=workspace, state_dir=state_dir)
     valkey: EmbeddedValkey | None = None
     try:

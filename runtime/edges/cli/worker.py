@@ -18,6 +18,9 @@ def worker(
     hostname: Annotated[str | None, typer.Option("--hostname", "-n", help="Node name.")] = None,
 ) -> None:
     """Run one worker as the options say; without options, turns on threads and tools on prefork."""
+    from runtime.edges.shadowing import refuse_shadowed_modules
+
+    refuse_shadowed_modules()
     if queues is None and pool is None and concurrency is None and hostname is None:
         _both()
     else:
@@ -28,6 +31,9 @@ def worker(
 
 def beat() -> None:
     """Send the sweep every second; several beats are harmless."""
+    from runtime.edges.shadowing import refuse_shadowed_modules
+
+    refuse_shadowed_modules()
     _become("beat", "--loglevel", "INFO")
 
 

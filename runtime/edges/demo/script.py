@@ -129,6 +129,16 @@ def _reschedule_review(conversation: Conversation) -> Line:
     return Line(f"The weekly review now starts at {start}.")
 
 
+def _reschedule_at_once(conversation: Conversation) -> Line:
+    """The documents' first example, where the only tool on offer is the one that moves an event."""
+    start = "2026-03-13T09:00:00Z"
+    if conversation.turn == 0:
+        return Line(calls=(Call("calendar:reschedule-event", {"event_id": "evt-review", "start": start}),))
+    if conversation.refused:
+        return Line("The weekly review could not be moved.")
+    return Line(f"The weekly review now starts at {start}.")
+
+
 def _prepare_agenda(conversation: Conversation) -> Line:
     start = (INSTANT.findall(conversation.prompt) or ["2026-03-13T08:30:00Z"])[-1]
     if conversation.turn == 0:
@@ -152,7 +162,9 @@ def _hand_off(conversation: Conversation) -> Line:
     return Line("Handed off; the old planning call is deleted.")
 
 
+# Where several phrases begin at the same place of a prompt, the first of them here wins.
 SCENES: Mapping[str, Callable[[Conversation], Line]] = {
+    "Reschedule the weekly review for tomorrow morning.": _reschedule_at_once,
     "Collect the scheduling constraints": _collect_context,
     "Reschedule the weekly review": _reschedule_review,
     "Prepare the agenda": _prepare_agenda,

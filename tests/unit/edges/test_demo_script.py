@@ -52,6 +52,18 @@ def test_the_review_is_moved_by_the_id_that_the_listing_told():
     assert "now starts at 2026-03-13T09:00:00Z" in answer(messages)["content"]
 
 
+def test_the_documents_first_prompt_asks_for_the_move_at_once():
+    messages = [user("Reschedule the weekly review for tomorrow morning.")]
+    moving = answer(messages, offer(NAMES[1]))
+    assert called(moving) == [
+        ("calendar_reschedule-event", {"event_id": "evt-review", "start": "2026-03-13T09:00:00Z"})
+    ]
+    done = answer([*messages, *after(moving, {"success": True, "data": {"id": "evt-review"}})])
+    assert "now starts at 2026-03-13T09:00:00Z" in done["content"]
+    refused = answer([*messages, *after(moving, {"success": False, "error": {"code": "POLICY_DENIED"}})])
+    assert "could not be moved" in refused["content"]
+
+
 def test_a_denied_deletion_is_told_as_such():
     event = {"id": "e1", "title": "Old planning call"}
     messages = [user("Write the hand-off.")]

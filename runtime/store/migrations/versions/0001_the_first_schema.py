@@ -217,7 +217,7 @@ def upgrade() -> None:
             sqlite_where=sa.text("status = 'running'"),
             postgresql_where=sa.text("status = 'running'"),
         )
-        batch_op.create_index("ix_step_node", ["node_uid", "turn_index", "call_index"], unique=False)
+        batch_op.create_index("ix_step_node", ["node_uid", "turn_index", "call_index", "id"], unique=False)
         batch_op.create_index(
             "ix_step_publish",
             ["publish_at"],

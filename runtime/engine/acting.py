@@ -1,0 +1,91 @@
+"""Making one call of a tool, and telling followers how far it is, whoever drives the step."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Callable
+from typing import Any
+
+from runtime.core.chain import Chain
+from runtime.core.model import Effect, ExecutionContext, ToolOutput
+from runtime.engine.outcome import CallResult, Outcome
+from runtime.engine.parts import Parts
+from runtime.errors import ConfigurationError, ErrorCode, InvalidInput
+from runtime.kernel.verdict import Call, Verdict
+from runtime.tools.process import ToolCrashed, ToolTimedOut
+
+
+def live_progress(parts: Parts, session_id: str, node_id: str, chain: Chain) -> Callable[[Any], None]:
+    """Where an attempt's snapshots go while it runs; they enter the chain with its finish."""
+    n = chain.n
+
+    def progress(snapshot: Any) -> None:
+        nonlocal n
+        parts.live.progress(session_id, node_id, chain.step_id, chain.fence, n, snapshot)
+        n += 1
+
+    return progress
+
+
+def call_tool(
+    parts: Parts,
+    call: Call,
+    verdict: Verdict,
+    *,
+    idempotency_key: str,
+    on_progress: Callable[[Any], None],
+) -> Outcome:
+    """Run a tool that the kernel let through.
+
+    Returns:
+        The outcome; in doubt when a ``once`` call was cut off, so that its effect is unknown.
+    """
+    tool = parts.host.registry.get(call.tool_name)
+    assert tool is not None
+    started = time.monotonic()
+    snapshots: list[dict[str, Any]] = []
+
+    def progress(data: Any) -> None:
+        snapshot = {"sequence": len(snapshots), "state": "partial", "data": data}
+        snapshots.append(snapshot)
+        on_progress(snapshot)
+
+    result = None
+    try:
+        output = parts.runner.run(
+            tool,
+            json.loads(verdict.input.text),
+            tool_context(call, call.ctx, verdict, idempotency_key),
+            deadline_s=tool.time_limit,
+            on_progress=progress,
+        )
+    except (ConfigurationError, InvalidInput) as error:
+        output = ToolOutput.failed(error.code, str(error), error.details)  # nothing ran
+    except (ToolCrashed, ToolTimedOut) as error:
+        if tool.effect is Effect.ONCE:
+            result, reason = CallResult.IN_DOUBT, "in_doubt"
+        else:
+            reason = "timeout" if isinstance(error, ToolTimedOut) else "crashed"
+        output = ToolOutput.failed(ErrorCode.TOOL_EXECUTION_FAILED, str(error), {"reason": reason})
+    return Outcome(
+        output,
+        result or (CallResult.SUCCESS if output.success else CallResult.FAILURE),
+        progress=tuple(snapshots),
+        duration_ms=round((time.monotonic() - started) * 1000),
+    )
+
+
+def tool_context(call: Call, ctx: ExecutionContext, verdict: Verdict, idempotency_key: str) -> dict[str, Any]:
+    """What a tool is told of its call."""
+    return {
+        "session_id": call.session_id,
+        "node_id": call.node_id,
+        "run_id": ctx.run_id,
+        "task_id": ctx.task_id,
+        "call_id": call.call_id,
+        "idempotency_key": idempotency_key,
+        "principal": ctx.principal,
+        "metadata": ctx.metadata,
+        "scopes": [scope.model_dump(mode="json", exclude_none=True) for scope in verdict.granted],
+    }

@@ -1,0 +1,57 @@
+"""Finishes host-driven calls whose process was lost; nobody else would."""
+
+from __future__ import annotations
+
+from sqlalchemy import text
+
+from runtime.core.chain import Chain
+from runtime.core.lifecycle import StepEvent
+from runtime.core.model import Effect, StepStatus, ToolFailure, ToolOutput
+from runtime.engine.outcome import CallResult, Outcome
+from runtime.engine.parts import Parts
+from runtime.engine.record import Recording, add_finish
+from runtime.errors import ErrorCode
+from runtime.store import journal
+
+
+def sweep_crashed(parts: Parts) -> int:
+    """Finish host-driven calls whose process was lost: ``crashed``, or in doubt for ``once`` tools."""
+    now = parts.database.now_sql
+    with parts.database.reading() as connection:
+        rows = connection.execute(
+            text(
+                f"SELECT id FROM step WHERE status = 'running' AND driver = 'host' AND lease_until < {now} "
+                "ORDER BY lease_until LIMIT 100"
+            )
+        ).all()
+    return sum(_finish_crashed(parts, row.id) for row in rows)
+
+
+def _finish_crashed(parts: Parts, step_id: str) -> bool:
+    step = journal.load_step(parts.database, step_id, "")
+    if step is None or not step.lease_expired:
+        return False
+    tool = parts.host.registry.get(step.tool_name)
+    if tool is None and not step.is_turn:
+        return False  # a process that knows the tool, hence its effect, will finish it
+    effect = tool.effect if tool else Effect.READ
+    doubtful = effect is Effect.ONCE
+    failure = ToolFailure(
+        code=ErrorCode.TOOL_EXECUTION_FAILED,
+        message=f"the process that made this call of {step.tool_name} was lost",
+        details={"reason": "in_doubt" if doubtful else "crashed"},
+    )
+    outcome = Outcome(
+        ToolOutput(success=False, error=failure),
+        CallResult.IN_DOUBT if doubtful else CallResult.CRASHED,
+    )
+    chain = Chain(step.id, step.fence + 1, step.chain_cites, common={"session_id": step.session_id,
+                  "node_id": step.node_id, "tool_name": step.tool_name})  # fmt: skip
+    recording = Recording(step, chain, parts.database.now_sql, step.now, held=False)
+    add_finish(recording, outcome, [])
+    event, status = (StepEvent.LOSE, StepStatus.IN_DOUBT) if doubtful else (StepEvent.FAIL, StepStatus.FAILED)
+    recording.end(event, status, outcome, reason="crashed")
+    if not journal.apply(parts.database, recording.change):
+        return False
+    parts.live.announce(step.session_id, step.node_id, recording.receipts)
+    return True

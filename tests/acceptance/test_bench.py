@@ -1,0 +1,72 @@
+"""The benchmarks run from one command, on servers of their own, and say what they measured."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from bench.__main__ import FIGURES
+from bench.figure import Line, Spread, ratios
+
+ROOT = Path(__file__).parents[2]
+
+
+@pytest.fixture
+def bench(environment):
+    def run(*arguments):
+        return subprocess.run(
+            [sys.executable, "-m", "bench", *arguments],
+            cwd=ROOT,
+            env=environment(),
+            capture_output=True,
+            text=True,
+            timeout=90,
+        )
+
+    return run
+
+
+def test_the_smallest_figure_counts_what_each_kind_of_step_costs(bench):
+    ran = bench("costs", "--quick", "--json")
+    assert ran.returncode == 0, ran.stderr
+    found = json.loads(ran.stdout)
+    lines = found["figures"]["costs"]
+    counted = {(line["name"], line["unit"]): line["spread"]["median"] for line in lines}
+    kinds = {name for name, _ in counted}
+    assert kinds == {
+        "first turn",
+        "turn",
+        "tool call",
+        "last turn",
+        "advance and settle",
+        "host-driven call",
+    }
+    for kind in kinds - {"advance and settle"}:
+        assert counted[kind, "commits"] == 2, kind  # the started receipt, then the record
+        assert counted[kind, "Redis round trips"] > 0, kind
+    assert found["machine"]["fsync"] == "on"
+
+
+def test_an_unknown_figure_is_refused_with_those_that_there_are(bench):
+    ran = bench("speed")
+    assert ran.returncode == 2
+    assert "there is no figure speed; there are memory, costs" in ran.stderr
+
+
+def test_a_ratio_compares_values_of_one_round():
+    assert ratios([1.0, 6.0, 3.0], [2.0, 2.0, 2.0]) == Spread(1.5, 0.5, 3.0)
+
+
+@pytest.mark.parametrize(
+    ("goal", "met"),
+    [({"at_least": 0.6}, False), ({"at_least": 0.5}, True), ({"at_most": 0.4}, False), ({}, None)],
+)
+def test_a_goal_is_held_against_the_median(goal, met):
+    assert Line("x", "×", Spread.of([0.4, 0.5, 0.9]), **goal).met is met
+
+
+def test_the_page_of_figures_names_each_of_them():
+    page = (ROOT / "docs/reference/benchmarks.md").read_text(encoding="utf-8")
+    assert [figure.name for figure in FIGURES if f"`{figure.name}`" not in page] == []
