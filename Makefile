@@ -19,7 +19,7 @@ help:  ## list the targets
 demo: $(STAMP)  ## a governed workflow from start to end, on private servers (ARGS="--approve --json")
 	@$(VENV)/bin/agent-runtime demo $(ARGS)
 
-dev: $(STAMP)  ## workers, beat, console and private servers, until Ctrl-C
+dev: $(STAMP)  ## workers, beat and a private Valkey for your workspace.yaml, until Ctrl-C
 	@$(VENV)/bin/agent-runtime dev $(ARGS)
 
 test: $(STAMP)  ## the tests (ARGS="-k name")

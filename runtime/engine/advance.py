@@ -217,22 +217,26 @@ _CANCELLABLE = ", ".join(
 )
 
 
-def cancel_waiting(connection: Connection, session_id: str, now: int) -> None:
-    """Cancel all that has not started in a cancelled session; what runs may finish, and is asked again."""
-    change = Change()
-    change.update(
-        "UPDATE step SET status = 'cancelled', reason = 'cancelled', propagated = :yes "
-        f"WHERE session_id = :id AND status IN ({_CANCELLABLE})",
-        id=session_id,
-        yes=True,
+def cancel_waiting(connection: Connection, session_id: str, now: int) -> list[str]:
+    """Cancel all that has not started in a cancelled session; what runs may finish, and is asked again.
+
+    Returns:
+        The approval requests that nobody needs to answer any more.
+    """
+    requests = connection.execute(
+        text(
+            "UPDATE approval SET status = 'cancelled', resolved_at = CAST(:now AS BIGINT) "
+            "WHERE session_id = :id AND status = 'pending' RETURNING id"
+        ),
+        {"id": session_id, "now": now},
+    ).all()
+    connection.execute(
+        text(
+            "UPDATE step SET status = 'cancelled', reason = 'cancelled', propagated = :yes "
+            f"WHERE session_id = :id AND status IN ({_CANCELLABLE})"
+        ),
+        {"id": session_id, "yes": True},
     )
-    change.update(
-        "UPDATE approval SET status = 'cancelled', resolved_at = CAST(:now AS BIGINT) "
-        "WHERE session_id = :id AND status = 'pending'",
-        now=now,
-        id=session_id,
-    )
-    change.apply(connection)
     connection.execute(
         text(
             "UPDATE node SET status = 'cancelled' WHERE session_id = :id AND mode <> 'host' "
@@ -241,6 +245,7 @@ def cancel_waiting(connection: Connection, session_id: str, now: int) -> None:
         ),
         {"id": session_id},
     )
+    return [row.id for row in requests]
 
 
 # --- settling -------------------------------------------------------------------------------------

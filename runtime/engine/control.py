@@ -50,8 +50,8 @@ def cancel_session(parts: Parts, session_id: str, reason: str | None) -> None:
         change = Change()
         receipt = add_control_receipt(change, session, "session_cancelled", {"reason": reason, "at": now})
         change.apply(connection)
-        cancel_waiting(connection, session_id, now)
-    parts.live.announce(session_id, "", [receipt])
+        requests = cancel_waiting(connection, session_id, now)
+    parts.live.announce(session_id, "", [receipt], resolved=requests)
     parts.publisher.publish([AdvanceHint(session_id)])
 
 

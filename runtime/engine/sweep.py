@@ -44,8 +44,22 @@ def sweep(parts: Parts) -> Swept:
     hints: list[Hint] = [*ready, *lost, *(AdvanceHint(session_id) for session_id in sessions)]
     parts.publisher.publish(hints)
     crashed = sweep_crashed(parts)
+    _restore_waits(parts)
     expired = sum(expire(parts, request_id) for request_id in _expired(parts.database))
     return Swept(len(ready), len(lost), len(sessions), expired, crashed)
+
+
+def _restore_waits(parts: Parts) -> None:
+    """Rebuild the approval waits in Redis from SQL, where a flush took them away."""
+    if parts.live.waiting() != 0:
+        return
+    with parts.database.reading() as connection:
+        rows = connection.execute(
+            text("SELECT id, expires_at FROM approval WHERE status = 'pending' ORDER BY expires_at LIMIT :n"),
+            {"n": BATCH},
+        ).all()
+    if rows:
+        parts.live.restore_waits({row.id: row.expires_at for row in rows})
 
 
 def _locking(connection: Connection) -> str:

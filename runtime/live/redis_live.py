@@ -23,6 +23,9 @@ logger = logging.getLogger(__name__)
 STREAM_MAX = 10_000
 """Entries that a session's stream keeps; a follower fills what is older from SQL."""
 
+STREAM_SECONDS = 24 * 3600
+"""How long a session's stream outlives its last entry; SQL keeps what it said."""
+
 QUIET_SECONDS = 2.0
 """How long to leave Redis alone after a failure."""
 
@@ -67,12 +70,31 @@ class Live:
             stream = keys.evidence_stream(session_id)
             for receipt in receipts:
                 pipe.xadd(stream, _entry(node_id, receipt), maxlen=STREAM_MAX, approximate=True)
+            if receipts:
+                pipe.expire(stream, STREAM_SECONDS)
             if parked:
                 pipe.zadd(keys.APPROVALS, dict(parked))
             if resolved:
                 pipe.zrem(keys.APPROVALS, *resolved)
             if len(pipe):
                 pipe.execute()
+        except redis.RedisError as error:
+            self._stay_quiet(error)
+
+    def waiting(self) -> int | None:
+        """How many approval requests Redis knows to be pending; ``None`` when it cannot be asked."""
+        if self.url is None or time.monotonic() < self._quiet_until:
+            return None
+        try:
+            return int(self.client().zcard(keys.APPROVALS))
+        except redis.RedisError as error:
+            self._stay_quiet(error)
+            return None
+
+    def restore_waits(self, pending: Mapping[str, int]) -> None:
+        """Put back waits that a flush took away. Never raises."""
+        try:
+            self.client().zadd(keys.APPROVALS, dict(pending))
         except redis.RedisError as error:
             self._stay_quiet(error)
 

@@ -1,4 +1,6 @@
-from runtime import AgentRuntime, ExecutionContext, create_tool_result_message
+import os
+
+from runtime import AgentRuntime, ExecutionContext
 
 ctx = ExecutionContext(
     run_id="run-agent-session-1",
@@ -6,45 +8,36 @@ ctx = ExecutionContext(
     session_id="session-agent-session-1",
     allowed_scopes=[],
 )
-messages = [{"role": "user", "content": "Reschedule the weekly review for tomorrow morning."}]
 
 with AgentRuntime.open("workspace.yaml") as runtime:
-    for turn_index in range(4):
-        turn = runtime.execute_tool(
-            "agent:execute-turn",
-            {
-                "session_id": ctx.session_id,
-                "model_profile": "operations",
-                "messages": messages,
-                "tool_catalog": [
-                    {
-                        "name": "calendar:reschedule-event",
-                        "description": "Move an existing calendar event to a new time.",
-                    },
-                    {"name": "calendar:list-events", "description": "List all events."},
-                ],
-                "intent_catalog": [{"id": "scheduling", "description": "Schedule or reschedule work."}],
-            },
-            ctx,
-        ).unwrap()
-        if turn["status"] != "tool_request":
-            print(turn["status"], "-", turn["assistant_message"])
-            break
+    turn = runtime.execute_tool(
+        "agent:execute-turn",
+        {
+            "session_id": ctx.session_id,
+            "model_profile": "operations",
+            "url": os.environ["AGENT_RUNTIME_BASE_URL"],
+            "messages": [{"role": "user", "content": "Reschedule the weekly review for tomorrow morning."}],
+            "tool_catalog": [
+                {
+                    "name": "calendar:reschedule-event",
+                    "description": "Move an existing calendar event to a new time.",
+                },
+            ],
+            "intent_catalog": [{"id": "scheduling", "description": "Schedule or reschedule work."}],
+        },
+        ctx,
+    )
+    print(turn.data["status"], "-", turn.data["intent"], "-", turn.data["requested_tool"]["name"])
 
-        requested = turn["requested_tool"]
-        metadata = {
-            "agent_intent": turn["intent"],
-            "agent_turn_index": turn_index,
-            "agent_tool_call_count": turn_index + 1,
-        }
-        result = runtime.execute_tool(
-            requested["name"], requested["input"], ctx.model_copy(update={"metadata": metadata})
-        )
-        print(requested["name"], "->", result.data if result.success else result.error)
-        messages.append(
-            create_tool_result_message(
-                tool_name=requested["name"], tool_call_id=f"call-{turn_index + 1}", output=result
-            )
-        )
-
-    print("evidence:", runtime.verify(ctx.session_id))
+    metadata = {
+        "agent_intent": turn.data["intent"],
+        "agent_turn_index": 0,
+        "agent_tool_call_count": 1,
+    }
+    tool_result = runtime.execute_tool(
+        turn.data["requested_tool"]["name"],
+        turn.data["requested_tool"]["input"],
+        ctx.model_copy(update={"metadata": metadata}),
+    )
+    print(tool_result.data)
+    print(runtime.verify(ctx.session_id))

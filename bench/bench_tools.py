@@ -1,0 +1,19 @@
+"""The tool of the measured sessions: governed as any other, and it does nothing."""
+
+from __future__ import annotations
+
+from pydantic import BaseModel
+
+from runtime import ToolContext, tool
+
+
+class Nothing(BaseModel):
+    """The input: how many calls came before."""
+
+    n: int
+
+
+@tool("bench:noop")
+def noop(input: Nothing, ctx: ToolContext) -> dict[str, int]:
+    """Do nothing."""
+    return {"n": input.n}

@@ -1,0 +1,149 @@
+"""What one step of each kind costs: SQL statements and commits at the driver, Redis round trips.
+
+Steps run in this process on the private PostgreSQL; their hints go to the private Valkey as a worker's do,
+but on queues of their own, which nobody consumes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import redis
+from sqlalchemy import event
+
+from bench.figure import Figure, Line, Spread
+from bench.lab import Lab
+from bench.linear import start_session
+from runtime.core.model import ExecutionContext, StepKind
+from runtime.engine.executor import Executor
+from runtime.live.celery_settings import QUEUES
+from runtime.live.hints import Hint, Publisher, StepHint
+from runtime.live.publisher import CeleryPublisher
+from runtime.store.engine import Database
+
+_NOT_STATEMENTS = ("BEGIN", "COMMIT", "ROLLBACK")
+CALLS = 3
+
+
+@dataclass
+class Cost:
+    """What was counted."""
+
+    statements: int = 0
+    commits: int = 0
+    redis: int = 0
+
+
+@contextmanager
+def counting(database: Database) -> Iterator[Cost]:
+    """Count in this process while the block runs."""
+    cost = Cost()
+
+    def executed(_connection: Any, _cursor: Any, statement: str, *_: Any) -> None:
+        if not statement.strip().upper().startswith(_NOT_STATEMENTS):
+            cost.statements += 1
+
+    def committed(_connection: Any) -> None:
+        cost.commits += 1
+
+    kind = redis.connection.AbstractConnection
+    send = kind.send_packed_command
+
+    def sent(self: Any, *arguments: Any, **options: Any) -> Any:
+        cost.redis += 1
+        return send(self, *arguments, **options)  # type: ignore[no-untyped-call]
+
+    kind.send_packed_command = sent  # type: ignore[method-assign]
+    event.listen(database.engine, "before_cursor_execute", executed)
+    event.listen(database.engine, "commit", committed)
+    try:
+        yield cost
+    finally:
+        event.remove(database.engine, "before_cursor_execute", executed)
+        event.remove(database.engine, "commit", committed)
+        kind.send_packed_command = send  # type: ignore[method-assign]
+
+
+class _Kept:
+    """Publishes hints and keeps them, so that this process can do what a worker would."""
+
+    def __init__(self, publisher: Publisher) -> None:
+        self._publisher = publisher
+        self.hints: list[Hint] = []
+
+    def publish(self, hints: Sequence[Hint]) -> bool:
+        self.hints.extend(hints)
+        return self._publisher.publish(hints)
+
+
+def measure(lab: Lab, quick: bool) -> list[Line]:
+    """Run one linear session and one host-driven call in this process, and count each step."""
+    del quick  # it takes a moment
+    parts = lab.runtime.parts
+    workers, parts.publisher = parts.publisher, _Kept(CeleryPublisher(lab.producer, "unattended-"))
+    try:
+        costs = _session(lab, parts.publisher) | _host_call(lab)
+    finally:
+        parts.publisher = workers
+    return [line for kind, cost in costs.items() for line in _lines(kind, cost)]
+
+
+def _session(lab: Lab, kept: _Kept) -> dict[str, Cost]:
+    executor, database = lab.runtime.executor(), lab.runtime.parts.database
+    # A first session opens the connections.
+    for session_id in (lab.run_id("counted"), lab.run_id("counted")):
+        costs: dict[str, Cost] = {}
+        turns = 0
+        start_session(lab, session_id, CALLS)
+        while kept.hints:
+            hint = kept.hints.pop(0)
+            kind = _kind(hint, turns)
+            turns += isinstance(hint, StepHint) and hint.kind is StepKind.TURN
+            with counting(database) as cost:
+                _running(executor, hint)()
+            costs[kind] = cost
+    return costs
+
+
+def _running(executor: Executor, hint: Hint) -> Callable[[], None]:
+    if isinstance(hint, StepHint):
+        return lambda: executor.run_step(hint.step_id, QUEUES)
+    return lambda: executor.advance(hint.session_id)
+
+
+def _kind(hint: Hint, turns: int) -> str:
+    if not isinstance(hint, StepHint):
+        return "advance and settle"
+    if hint.kind is StepKind.TOOL_CALL:
+        return "tool call"
+    return {0: "first turn", CALLS: "last turn"}.get(turns, "turn")
+
+
+def _host_call(lab: Lab) -> dict[str, Cost]:
+    ctx = ExecutionContext(
+        run_id="bench",
+        task_id="bench",
+        session_id=lab.run_id("host"),
+        metadata={"agent_intent": "measuring"},
+    )
+    lab.runtime.execute_tool("bench:noop", {"n": 0}, ctx).unwrap()
+    with counting(lab.runtime.parts.database) as cost:
+        lab.runtime.execute_tool("bench:noop", {"n": 1}, ctx).unwrap()
+    return {"host-driven call": cost}
+
+
+def _lines(kind: str, cost: Cost) -> list[Line]:
+    def line(unit: str, count: int) -> Line:
+        return Line(kind, unit, Spread(count, count, count))
+
+    return [
+        line("SQL statements", cost.statements),
+        line("commits", cost.commits),
+        line("Redis round trips", cost.redis),
+    ]
+
+
+FIGURE = Figure("costs", "what one step costs, PostgreSQL", measure)
