@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from celery import Celery
 from kombu.entity import Exchange, Queue
@@ -18,9 +18,11 @@ from runtime.live.celery_settings import (
     SWEEP_TASK,
     TURN_TASK,
 )
-from runtime.providers.client import ProviderClient
 from tasks import coordination, maintenance, tools, turns
 from tasks.worker import connect_signals
+
+if TYPE_CHECKING:
+    from runtime.providers.client import ProviderClient
 
 
 def register(app: Celery, queue_prefix: str = "") -> None:

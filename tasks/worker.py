@@ -2,21 +2,24 @@
 
 from __future__ import annotations
 
+import gc
 import logging
 import os
 import sys
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from celery import Celery, signals
 from celery.worker import state
 from celery.worker.control import control_command
 
-from runtime.agent_runtime import AgentRuntime
 from runtime.errors import AgentRuntimeError, SpecTampered, StoreUnavailable
-from runtime.providers.client import ProviderClient
+
+if TYPE_CHECKING:  # beat and Flower load the tasks as well, and have no use for the engine
+    from runtime.agent_runtime import AgentRuntime
+    from runtime.providers.client import ProviderClient
 
 logger = logging.getLogger(__name__)
 
@@ -31,6 +34,8 @@ _opened: dict[int, AgentRuntime] = {}
 
 def open_runtime(app: Celery, queue_prefix: str, provider: ProviderClient | None = None) -> AgentRuntime:
     """Open the runtime as a worker of an application needs it."""
+    from runtime.agent_runtime import AgentRuntime
+
     return AgentRuntime.open(
         tool_processes=True, celery_app=app, queue_prefix=queue_prefix, provider=provider
     )
@@ -130,6 +135,7 @@ def connect_signals(
             )
         if "prefork" in sender.pool_cls.__module__:
             opened.close()
+            gc.freeze()  # what is loaded by now stays shared with the children that are forked next
         else:
             _opened[os.getpid()] = opened
 

@@ -174,7 +174,7 @@ def resolve_profile(
         profile = parse_profile(name, models[name])
     elif models:
         known = ", ".join(sorted(models))
-        raise InvalidInput(f"model_profile {name!r} is not configured; agent_runtime.models has {known}")
+        raise InvalidInput(f"model_profile {name!r} is not configured; name one of {known}")
     else:
         profile = ModelProfile(
             provider="openai_compatible",

@@ -14,6 +14,7 @@ import json
 import os
 import secrets
 import socket
+import subprocess
 import sys
 import time
 from collections.abc import Iterator, Mapping
@@ -246,6 +247,26 @@ def stack_commands(
     )
     beat_command = Command("beat", (*celery, "beat", "--loglevel", "INFO"), env, ready="beat: Starting")
     return (*workers, beat_command) if beat else workers
+
+
+def activate(settings: Settings) -> None:
+    """Check file and database, bring the schema up to date, and let workers run under the file.
+
+    Processes of their own do it, so that the one that stays to supervise remains small.
+
+    Raises:
+        ConfigurationError: With what they said.
+    """
+    for command in (("db", "upgrade"), ("config", "activate")):
+        done = subprocess.run(
+            [sys.executable, "-m", "runtime.edges.cli", *command],
+            env=stack_environment(settings),
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+        if done.returncode:
+            raise ConfigurationError(done.stderr.strip().removeprefix("error: "))
 
 
 def open_runtime(settings: Settings) -> AgentRuntime:

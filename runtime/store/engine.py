@@ -127,7 +127,13 @@ def _create(url: URL, pool_size: int) -> Engine:
         return create_engine(url, pool_pre_ping=True, pool_size=pool_size, max_overflow=pool_size)
     if not url.database or url.database == ":memory:":
         raise ConfigurationError("an in-memory SQLite database cannot be shared by processes; name a file")
-    Path(url.database).parent.mkdir(parents=True, exist_ok=True)
+    try:
+        Path(url.database).parent.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise StoreUnavailable(
+            f"the folder of the SQLite file {url.database} cannot be made ({error.strerror}); "
+            "point AGENT_RUNTIME_DATABASE_URL to a folder that can be written"
+        ) from error
     engine = create_engine(
         url,
         pool_size=pool_size,
@@ -157,6 +163,7 @@ def _is_unreachable(error: DBAPIError) -> bool:
             "does not exist",
             "unable to open",
             "connection",
+            "resolve host",
             "locked",
             "readonly",
             "disk",

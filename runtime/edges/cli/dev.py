@@ -26,7 +26,7 @@ def dev(
     from rich.console import Console
 
     from runtime.edges.cli.console import LogFiles, note, stoppable
-    from runtime.edges.embedded import EmbeddedValkey, open_runtime, running_stack, stack_commands
+    from runtime.edges.embedded import EmbeddedValkey, activate, running_stack, stack_commands
     from runtime.edges.shadowing import refuse_shadowed_modules
     from runtime.edges.supervisor import ChildFailed
     from runtime.settings import Settings
@@ -43,8 +43,7 @@ def dev(
                 )
                 stack.enter_context(valkey)
                 settings = Settings.load(workspace=workspace, state_dir=state_dir, redis_url=valkey.url)
-            # Checks the file and the database, brings the schema up to date and activates the file.
-            open_runtime(settings).close()
+            activate(settings)
             supervisor = stack.enter_context(
                 running_stack(stack_commands(settings), sink, max_restarts=MAX_RESTARTS)
             )

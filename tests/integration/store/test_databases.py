@@ -58,12 +58,19 @@ def test_an_unmigrated_postgresql_is_refused_with_the_fix(postgres_url):
     database.close()
 
 
-def test_an_unreachable_server_is_named_without_its_password():
-    database = Database("postgresql://someone:hunter2@127.0.0.1:1/none")
+@pytest.mark.parametrize("host", ["127.0.0.1:1", "no-such-host.invalid"])
+def test_an_unreachable_server_is_named_without_its_password(host):
+    database = Database(f"postgresql://someone:hunter2@{host}/none")
     with pytest.raises(StoreUnavailable, match="AGENT_RUNTIME_DATABASE_URL") as refused:
         migrate.ensure_schema(database)
     assert "hunter2" not in str(refused.value)
-    assert "127.0.0.1" in str(refused.value)
+    assert host.split(":")[0] in str(refused.value)
+
+
+def test_a_folder_that_cannot_be_made_is_named(tmp_path):
+    (tmp_path / "file").write_text("not a folder")
+    with pytest.raises(StoreUnavailable, match="AGENT_RUNTIME_DATABASE_URL"):
+        Database(f"sqlite:///{tmp_path / 'file' / 'runtime.db'}")
 
 
 @pytest.mark.parametrize(
