@@ -2,12 +2,14 @@
 
 import os
 import sys
-import time
+import threading
 from pathlib import Path
 
 from pydantic import BaseModel
 
 from runtime import ToolContext, ToolError, tool
+
+NEVER = threading.Event()
 
 
 class Entry(BaseModel):
@@ -22,7 +24,7 @@ def _write(verb: str, entry: Entry, ctx: ToolContext) -> dict[str, str]:
         ledger.write(f"{verb} {entry.name} {ctx.idempotency_key} {os.getpid()}\n")
     if entry.hold:
         while not path.with_suffix(".go").exists():
-            time.sleep(0.01)
+            NEVER.wait(0.01)
     return {"wrote": entry.name}
 
 
@@ -93,16 +95,16 @@ def exits(input: Entry, ctx: ToolContext) -> dict[str, str]:
 @tool("ledger:hang", effect="read", time_limit=0.5)
 def hangs(input: Entry, ctx: ToolContext) -> dict[str, str]:
     """Never returns."""
-    while True:
-        time.sleep(60)
+    NEVER.wait()
+    raise AssertionError
 
 
 @tool("ledger:hang-once", effect="once", time_limit=0.5)
 def hangs_once(input: Entry, ctx: ToolContext) -> dict[str, str]:
     """Never returns, and may have had its effect."""
     _write("hang-once", input, ctx)
-    while True:
-        time.sleep(60)
+    NEVER.wait()
+    raise AssertionError
 
 
 @tool("ledger:big", effect="read")
