@@ -283,7 +283,7 @@ def open_runtime(settings: Settings) -> AgentRuntime:
 
 @contextmanager
 def running_stack(
-    commands: tuple[Command, ...], sink: LineSink, *, max_restarts: int = 0, timeout: float = 60.0
+    commands: tuple[Command, ...], sink: LineSink, *, max_restarts: int = 0, timeout: float = 150.0
 ) -> Iterator[Supervisor]:
     """Run the commands together, ready on entry; all are stopped on exit.
 

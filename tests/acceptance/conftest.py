@@ -51,10 +51,10 @@ class Poll:
 
     def get(self, path):
         request = urllib.request.Request(self.base_url + path, headers=self.headers)
-        with urllib.request.urlopen(request, timeout=5) as answer:
+        with urllib.request.urlopen(request, timeout=15) as answer:
             return answer.read().decode()
 
-    def until(self, path, fits, seconds=30.0):
+    def until(self, path, fits, seconds=120.0):
         """The first answer, read as JSON, that ``fits`` accepts."""
         pause, deadline, last = threading.Event(), time.monotonic() + seconds, None
         while time.monotonic() < deadline:

@@ -120,7 +120,7 @@ def bystander(deployment, request):
     name = request.node.name
     flow = deployment.start(f"good {name}"[:200], call("ledger:put", "good"), "/say Done.")
     yield flow
-    assert flow.wait(timeout=30) == "completed"
+    assert flow.wait(timeout=150) == "completed"
     assert deployment.runtime.verify(flow.session_id).verified
 
 
@@ -150,7 +150,7 @@ def ledger(name):
     return Counter(line.rsplit(" ", 2)[0] for line in lines)[name]
 
 
-def ends(deployment, flow, status="completed", timeout=40):
+def ends(deployment, flow, status="completed", timeout=150):
     assert flow.wait(timeout=timeout) == status
     found = deployment.runtime.verify(flow.session_id)
     assert found.verified, found.problem
@@ -197,7 +197,7 @@ def test_a_once_tool_that_is_cut_off_is_in_doubt_until_a_person_answers(
     name = "doubt again" if again else "doubt"
     turn = f'/call {tool} {{"name": "{name}"}}' if tool.startswith("ledger:") else f"/call {tool} {{}}"
     flow = deployment.start(f"{tool} {name}", turn, "/say Noted.")
-    assert flow.wait(until={"waiting_approval"}, timeout=30)
+    assert flow.wait(until={"waiting_approval"}, timeout=150)
     (question,) = deployment.runtime.approvals(flow.session_id)
     assert (question.kind, question.tool_name) == ("in_doubt", tool)
     assert "Check the target; to run it again may do it twice" in question.message
@@ -322,7 +322,7 @@ def test_an_unknown_model_profile_is_told_with_those_that_exist(deployment, byst
 
 
 def test_a_provider_that_stays_away_is_tried_six_times_and_then_ends_the_session(deployment, unreachable):
-    ends(deployment, unreachable, "error", timeout=60)
+    ends(deployment, unreachable, "error", timeout=150)
     error = unreachable.nodes()[0].error
     assert error["code"] == "PROVIDER_TRANSPORT_ERROR"
     assert error["message"].startswith("no answer from 127.0.0.1:")
@@ -390,7 +390,7 @@ def command(environment, tmp_path):
             env=environment(**variables),
             capture_output=True,
             text=True,
-            timeout=60,
+            timeout=150,
         )
 
     return run

@@ -22,7 +22,7 @@ def bench(environment):
             env=environment(),
             capture_output=True,
             text=True,
-            timeout=90,
+            timeout=240,
         )
 
     return run

@@ -84,7 +84,7 @@ class Deployment:
     def run(self, service, argv):
         """Run one command of a service to its end."""
         return subprocess.run(
-            argv, env=self.variables(service), cwd=self.directory, capture_output=True, text=True, timeout=60
+            argv, env=self.variables(service), cwd=self.directory, capture_output=True, text=True, timeout=180
         )
 
     def check_health(self, service):

@@ -68,7 +68,7 @@ def tasks_of_a_session(settings, flower):
     }
     with open_runtime(settings) as runtime:
         session = start_governed_agent_session(runtime=runtime, execute_turn_input=turn, ctx=ctx)
-        assert session.result(timeout=40).status == "completed"
+        assert session.result(timeout=120).status == "completed"
         assert runtime.verify(SESSION).verified
 
     def done(tasks):

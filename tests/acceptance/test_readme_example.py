@@ -40,7 +40,7 @@ def ran(tmp_path, environment):
             env=environment(AGENT_RUNTIME_BASE_URL=model.base_url, AGENT_RUNTIME_API_KEY="any"),
             capture_output=True,
             text=True,
-            timeout=60,
+            timeout=150,
         )
 
 

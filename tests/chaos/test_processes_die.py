@@ -80,11 +80,11 @@ def test_a_worker_killed_in_mid_turn_is_replaced_and_the_session_completes(attac
     with stack(attached) as workers:
         model.faults.hold("ledger:put")
         flow = start(attached, call("ledger:put", "a"), "/say Done.")
-        model.faults.wait_held(1, 30)
+        model.faults.wait_held(1, 120)
         workers.kill("turns")
         model.faults.release()
         workers.start("turns-2", like="turns")
-        assert flow.wait(timeout=60) == "completed"
+        assert flow.wait(timeout=150) == "completed"
     assert ledger() == {"put a": 1}
     assert "crashed" in results(flow)
     assert verified_by_another_process(attached)
@@ -104,7 +104,7 @@ def test_a_crash_at_a_commit_boundary_loses_nothing(attached, tmp_path, point):
     marker = tmp_path / "crashed"
     with stack(attached, restarts=3, AGENT_RUNTIME_CRASH_AT=f"{point}:1:{marker}"):
         flow = start(attached, call("ledger:put", "a"), "/say Done.")
-        assert flow.wait(timeout=60) == "completed"
+        assert flow.wait(timeout=150) == "completed"
     assert marker.exists(), "the crash point was never reached"
     assert ledger() == {"put a": 1}
     assert verified_by_another_process(attached)
@@ -117,7 +117,7 @@ def test_a_tool_worker_killed_around_its_call_repeats_only_what_is_idempotent(at
         workers.kill("tools")
         workers.start("tools-2", like="tools", AGENT_RUNTIME_CRASH_AT=f"{point}:1:{marker}")
         flow = start(attached, call("ledger:put", "a"), call("ledger:read", "b"), "/say Done.")
-        assert flow.wait(timeout=60) == "completed"
+        assert flow.wait(timeout=150) == "completed"
     assert marker.exists()
     assert ledger()["read b"] == 1
     assert 1 <= ledger()["put a"] <= 2
@@ -132,10 +132,10 @@ def test_redis_flushed_between_start_and_record_loses_nothing(attached, model, o
     with stack(attached):
         model.faults.hold("ledger:put")
         flow = start(attached, call("ledger:put", "a"), "/say Done.")
-        model.faults.wait_held(1, 30)
+        model.faults.wait_held(1, 120)
         redis.Redis.from_url(own_valkey.url).flushall()
         model.faults.release()
-        assert flow.wait(timeout=60) == "completed"
+        assert flow.wait(timeout=150) == "completed"
     assert ledger() == {"put a": 1}
     assert verified_by_another_process(attached)
 
@@ -144,12 +144,12 @@ def test_a_stopped_worker_that_wakes_up_late_changes_nothing_and_testifies(attac
     with stack(attached) as workers:
         model.faults.hold("ledger:put")
         flow = start(attached, call("ledger:put", "a"), "/say Done.")
-        model.faults.wait_held(1, 30)
+        model.faults.wait_held(1, 120)
         workers.signal("turns", signal.SIGSTOP)
         workers.start("turns-2", like="turns")
-        model.faults.wait_held(2, 30)
+        model.faults.wait_held(2, 120)
         model.faults.release()
-        assert flow.wait(timeout=60) == "completed"
+        assert flow.wait(timeout=150) == "completed"
         workers.signal("turns", signal.SIGCONT)
         until(lambda: workers.said("was taken over while this worker ran it"))
     assert ledger() == {"put a": 1}
@@ -171,14 +171,14 @@ def test_two_calls_of_one_turn_one_denied_and_one_killed(attached):
         until(lambda: ledger()["pay rent"] == 1)
         workers.kill("tools")
         workers.start("tools-2", like="tools")
-        assert flow.wait(until={"waiting_approval"}, timeout=60)
+        assert flow.wait(until={"waiting_approval"}, timeout=150)
         (question,) = attached.approvals("s-1")
         assert question.kind == "in_doubt"
         assert "may do it twice" in question.message
         attached.resolve_approval(
             request_id=question.request_id, approved=False, approved_by="op@example.com"
         )
-        assert flow.wait(timeout=60) == "completed"
+        assert flow.wait(timeout=150) == "completed"
     assert ledger() == {"pay rent": 1}
     assert sorted(results(flow)) == ["crashed", "denied", "in_doubt", "success", "success"]
     assert verified_by_another_process(attached)
@@ -207,7 +207,7 @@ def test_a_worker_whose_workspace_file_changes_drains_and_exits_78(attached, fol
         path = folder / "workspace.yaml"
         path.write_text(path.read_text().replace("max_turns_per_session: 40", "max_turns_per_session: 41"))
         flow = start(attached, "/say Hello.")
-        gone = workers.supervisor.failure(timeout=30)
+        gone = workers.supervisor.failure(timeout=120)
         assert gone is not None
         assert (gone.name, gone.code) == ("turns", 78)
         assert flow.nodes()[0].turn_count == 0
@@ -217,11 +217,11 @@ def test_a_prefork_worker_whose_workspace_file_changes_exits_78_too(attached, fo
     with stack(attached) as workers:
         model.faults.hold("ledger:put")
         flow = start(attached, call("ledger:put", "a"), "/say Done.")
-        model.faults.wait_held(1, 30)
+        model.faults.wait_held(1, 120)
         path = folder / "workspace.yaml"
         path.write_text(path.read_text().replace("max_turns_per_session: 40", "max_turns_per_session: 41"))
         model.faults.release()  # the turn was decided before the change; its call was not
-        gone = workers.supervisor.failure(timeout=30)
+        gone = workers.supervisor.failure(timeout=120)
         assert gone is not None
         assert (gone.name, gone.code) == ("tools", 78)
         assert ledger() == {}

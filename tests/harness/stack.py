@@ -47,7 +47,7 @@ class Stack:
         command = self.commands[like or name]
         argv = tuple(part.replace(f"{like}@", f"{name}@") if like else part for part in command.argv)
         self.supervisor.start(Command(name, argv, {**command.env, **environment}, ready=command.ready))
-        self.supervisor.wait_ready(name, 60)
+        self.supervisor.wait_ready(name, 150)
 
     def signal(self, name: str, number: int) -> None:
         os.kill(self.pid(name), number)
@@ -83,7 +83,7 @@ def running(
         for command in commands.values():
             supervisor.start(command)
         for name in commands:
-            supervisor.wait_ready(name, 60)
+            supervisor.wait_ready(name, 150)
         try:
             yield Stack(supervisor, commands, log)
         except BaseException:
@@ -91,7 +91,7 @@ def running(
             raise
 
 
-def until(condition: Callable[[], object], seconds: float = 30.0) -> None:
+def until(condition: Callable[[], object], seconds: float = 120.0) -> None:
     """Wait until a condition of the outside world holds, or fail."""
     deadline = time.monotonic() + seconds
     tick = threading.Event()

@@ -294,7 +294,7 @@ def test_a_session_and_a_task_of_its_own_run_on_its_workers(
         )
         shop.send_task("shop.order", args=["by hand"])
         # Nothing sweeps yet, so that each step was published through the shop's application.
-        assert flow.wait(timeout=30) == "completed"
+        assert flow.wait(timeout=150) == "completed"
         assert runtime.verify("in the shop").verified
         until(lambda: "by hand" in orders(tmp_path))
         processes.start("beat", "beat", "-s", str(tmp_path / "beat"), ready="beat: Starting")

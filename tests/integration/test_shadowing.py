@@ -34,7 +34,7 @@ def run(tmp_path, monkeypatch):
     monkeypatch.setenv("AGENT_RUNTIME_REDIS_URL", "redis://127.0.0.1:9/0")
 
     def command(*argv):
-        return subprocess.run(argv, cwd=tmp_path, capture_output=True, text=True, timeout=60)
+        return subprocess.run(argv, cwd=tmp_path, capture_output=True, text=True, timeout=180)
 
     return command
 

@@ -79,7 +79,7 @@ def test_the_development_stack_stops_clean_on_a_signal(in_foreground, tmp_path, 
         assert len(stack) >= 6
         process.send_signal(number)
         assert process.wait(30) == 0
-    _, alive = psutil.wait_procs(stack, timeout=20)
+    _, alive = psutil.wait_procs(stack, timeout=60)
     assert alive == []
 
 
@@ -90,7 +90,7 @@ def test_the_development_stack_dies_with_its_killed_parent_and_starts_again(in_f
         stack = psutil.Process(process.pid).children(recursive=True)
         process.kill()
         process.wait(30)
-    _, alive = psutil.wait_procs(stack, timeout=20)
+    _, alive = psutil.wait_procs(stack, timeout=60)
     assert alive == []
     with in_foreground("dev", cwd=tmp_path, until="ready:", KEY="k") as process:
         process.send_signal(signal.SIGINT)

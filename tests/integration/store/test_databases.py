@@ -150,7 +150,7 @@ def test_a_missing_postgresql_fails_the_tests_and_never_skips_them(tmp_path):
         env={**_without_pytest(os.environ), "PYTHONPATH": str(tmp_path)},
         capture_output=True,
         text=True,
-        timeout=100,
+        timeout=300,
     )
     assert done.returncode == 1
     assert "1 error" in done.stdout
