@@ -29,6 +29,8 @@ EXIT_TAMPERED = 78
 _STOP_COMMAND = "agent_runtime_stop"
 
 _lock = threading.Lock()
+_at_start: list[str] = []
+"""Queues that this worker was started with; a pool's children inherit it."""
 _opened: dict[int, AgentRuntime] = {}
 
 
@@ -54,11 +56,11 @@ def runtime_of(task: Any) -> AgentRuntime:
 def consumed_queues(task: Any) -> tuple[str, ...]:
     """Names, without our prefix, of the queues that this worker consumes by its own configuration.
 
-    What a message claims about its queue is not asked.
+    What a message claims about its queue is not asked, and what a control message adds later does not count:
+    the names are those of the worker's start.
     """
-    names = task.app.amqp.queues.consume_from
     prefix = task.queue_prefix
-    return tuple(name.removeprefix(prefix) for name in names if name.startswith(prefix))
+    return tuple(name.removeprefix(prefix) for name in _at_start if name.startswith(prefix))
 
 
 @contextmanager
@@ -117,6 +119,7 @@ def connect_signals(
     def at_start(sender: Any = None, **_: Any) -> None:
         if sender is None or sender.app is not app or not concerned():
             return
+        _at_start[:] = app.amqp.queues.consume_from
         try:
             opened = open_runtime(app, queue_prefix, provider)
         except AgentRuntimeError as error:

@@ -251,14 +251,21 @@ def cancel_waiting(connection: Connection, session_id: str, now: int) -> list[st
 # --- settling -------------------------------------------------------------------------------------
 
 
+# One statement, hence one snapshot: a record that commits after `_unpropagated` looked is seen here whole,
+# its node's end together with the step that is not propagated yet.
+_COUNTS = """
+SELECT status, count(*) AS nodes,
+       (SELECT count(*) FROM step s WHERE s.session_id = :id AND NOT s.propagated) AS unpropagated
+  FROM node WHERE session_id = :id AND mode <> 'host' GROUP BY status
+"""
+
+
 def _settle(work: _Advance) -> None:
     """End the session if nothing of it can move or is running; number its continuations."""
-    rows = work.rows(
-        "SELECT status, count(*) AS nodes FROM node WHERE session_id = :id AND mode <> 'host' "
-        "GROUP BY status",
-        id=work.session.id,
-    )
+    rows = work.rows(_COUNTS, id=work.session.id)
     counts = {row.status: int(row.nodes) for row in rows}
+    if any(row.unpropagated for row in rows):
+        return  # a record committed since this advance looked; its own advance goes on from there
     still_open = sum(
         nodes for status, nodes in counts.items() if status not in NODE_ENDED and status != NodeStatus.PENDING
     )

@@ -105,7 +105,8 @@ def _continue_suspended(parts: Parts, connection: Connection, session: StoredSes
     rows = connection.execute(
         text(
             "SELECT n.uid, n.node_id, n.max_turns, n.reason, s.id, s.turn_index, s.status, s.kind, s.queue "
-            "FROM node n JOIN step s ON s.node_uid = n.uid AND s.status IN ('pending', 'quarantined') "
+            "FROM node n JOIN step s ON s.node_uid = n.uid AND s.status = "
+            "CASE WHEN n.reason = 'quarantined' THEN 'quarantined' ELSE 'pending' END "
             "WHERE n.session_id = :id AND n.status = 'suspended'"
         ),
         {"id": session.id},

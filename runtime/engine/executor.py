@@ -18,7 +18,7 @@ from runtime.engine import advance as advancing
 from runtime.engine.acting import call_tool, live_progress
 from runtime.engine.calls import call_of, context_of, new_chain
 from runtime.engine.outcome import CallResult, Outcome
-from runtime.engine.park import lose_step, park_step, quarantine_step
+from runtime.engine.park import abandon_step, lose_step, park_step, quarantine_step
 from runtime.engine.parts import Parts, worker_name
 from runtime.engine.record import (
     Recording,
@@ -89,6 +89,8 @@ class Executor:
             return
         if not step.claimable:
             if step.cancelled_at is not None and step.ended_status is None:
+                if step.lease_expired:
+                    abandon_step(self.parts, step, self._effect(step))
                 self.advance(step.session_id)
             return
         if not step.workspace_active:
@@ -112,11 +114,13 @@ class Executor:
 
     # --- deciding ---------------------------------------------------------------------------------
 
+    def _effect(self, step: LoadedStep) -> Effect:
+        tool = self.parts.host.registry.get(step.tool_name)
+        return Effect.READ if step.is_turn else (tool.effect if tool else Effect.ONCE)
+
     def _give_up(self, step: LoadedStep) -> bool:
         """Handle a step whose holder was lost and which must not simply run again."""
-        tool = self.parts.host.registry.get(step.tool_name)
-        effect = Effect.READ if step.is_turn else (tool.effect if tool else Effect.ONCE)
-        event = journal.effect_of_crash(effect, step.crashes, self.parts.settings.max_crashes)
+        event = journal.effect_of_crash(self._effect(step), step.crashes, self.parts.settings.max_crashes)
         if event is StepEvent.LOSE:
             lose_step(self.parts, step, "the worker that ran it was lost")
         elif event is StepEvent.QUARANTINE:
@@ -206,7 +210,7 @@ class Executor:
         step = attempt.step
         change.update(
             "UPDATE node SET status = 'running', reason = NULL WHERE uid = :uid "
-            "AND status IN ('pending', 'ready', 'scheduled', 'waiting_approval')",
+            "AND status IN ('pending', 'ready', 'scheduled')",
             uid=step.node_uid,
         )
         if not step.is_turn or step.turn_index > 0:

@@ -7,7 +7,7 @@ from typing import Any
 from runtime.core.canonical import canonical_json
 from runtime.core.chain import Chain
 from runtime.core.lifecycle import StepEvent
-from runtime.core.model import NodeStatus, StepStatus, ToolOutput
+from runtime.core.model import Effect, NodeStatus, StepStatus, ToolOutput
 from runtime.engine.calls import call_of, context_of
 from runtime.engine.outcome import CallResult, Outcome
 from runtime.engine.parts import Parts, worker_name
@@ -76,6 +76,30 @@ def lose_step(parts: Parts, step: LoadedStep, why: str, chain: Chain | None = No
         input_text=step.input or "null", decisions=[], message=message, now=step.now,
     )  # fmt: skip
     _commit(parts, recording, request_id)
+
+
+def abandon_step(parts: Parts, step: LoadedStep, effect: Effect) -> None:
+    """End a step of a cancelled session whose worker was lost; evidence says if its effect is unknown."""
+    chain = Chain(
+        step.id,
+        step.fence + 1,
+        step.chain_cites,
+        common={"session_id": step.session_id, "node_id": step.node_id, "tool_name": step.tool_name},
+    )
+    recording = Recording(step, chain, parts.database.now_sql, step.now, held=False)
+    doubtful = effect is Effect.ONCE
+    outcome = Outcome(
+        ToolOutput.failed(
+            ErrorCode.TOOL_EXECUTION_FAILED,
+            f"{step.tool_name} lost its worker, and its session was cancelled; it is not run again",
+            {"reason": "in_doubt" if doubtful else "crashed"},
+        ),
+        CallResult.IN_DOUBT if doubtful else CallResult.CRASHED,
+    )
+    add_finish(recording, outcome, [])
+    recording.end(StepEvent.CANCEL, StepStatus.CANCELLED, outcome, reason="cancelled")
+    if journal.apply(parts.database, recording.change):
+        parts.live.announce(step.session_id, step.node_id, recording.receipts)
 
 
 def quarantine_step(parts: Parts, step: LoadedStep) -> None:

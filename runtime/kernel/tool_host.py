@@ -319,7 +319,7 @@ class _Decision:
             return self._grant_refused("already_consumed", "the approval was used by another call")
         if grant.status != "approved":
             return self._grant_refused(grant.status, f"the approval request is {grant.status}")
-        if grant.expires_at <= call.now:
+        if grant.consumed_by is None and grant.expires_at <= call.now:
             return self._grant_refused("expired", "the approval has expired")
         if self.host.digest_of(call, grant.request_id) != grant.digest:
             return self._grant_refused(

@@ -64,12 +64,6 @@ def verify_session(database: Database, session_id: str) -> Verification:
     Blobs are read as stored, so a flipped byte is found even where no receipt cites it.
     """
     with database.reading() as connection:
-        blobs = {
-            row.hash: row.content
-            for row in connection.execute(
-                text("SELECT hash, content FROM blob WHERE session_id = :id"), {"id": session_id}
-            )
-        }
         heads = {
             row.id: row.head
             for row in connection.execute(
@@ -82,5 +76,12 @@ def verify_session(database: Database, session_id: str) -> Verification:
         ).scalar_one_or_none()
     if control is not None:
         heads["control"] = control
-    receipts = (stored.receipt for stored in read_all(database, session_id))
+    # In this order nothing that a running session commits meanwhile can be missed: receipts are no older
+    # than the heads that name them, blobs no older than the receipts that cite them.
+    receipts = [stored.receipt for stored in read_all(database, session_id)]
+    with database.reading() as connection:
+        rows = connection.execute(
+            text("SELECT hash, content FROM blob WHERE session_id = :id"), {"id": session_id}
+        )
+        blobs = {row.hash: row.content for row in rows}
     return verify(receipts, blobs, heads)

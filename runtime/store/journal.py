@@ -214,8 +214,8 @@ def guard_start(change: Change, step: LoadedStep, claim: Claim, head: str, now_s
     if step.approval_id is not None:
         grant = (
             "AND EXISTS (SELECT 1 FROM approval a WHERE a.id = :approval AND a.status = 'approved' "
-            f"AND a.digest = :digest AND a.expires_at > {now_sql} "
-            "AND (a.consumed_by IS NULL OR a.consumed_by = :id))"
+            f"AND a.digest = :digest AND (a.consumed_by = :id "
+            f"OR (a.consumed_by IS NULL AND a.expires_at > {now_sql})))"
         )
         named |= {"approval": step.approval_id, "digest": step.approval_digest}
     change.guard(
