@@ -3,6 +3,8 @@
 import itertools
 import os
 import shutil
+import signal
+import threading
 import warnings
 from pathlib import Path
 
@@ -17,6 +19,13 @@ from tests.harness.inline import InlineWorkers
 from tests.harness.workspace import write_workspace
 
 _numbers = itertools.count()
+
+# A shell that runs the tests in the background has all its children ignore SIGINT, which some tests send.
+if (
+    signal.getsignal(signal.SIGINT) is signal.SIG_IGN
+    and threading.current_thread() is threading.main_thread()
+):
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 def pytest_collection_modifyitems(items):

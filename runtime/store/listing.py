@@ -10,7 +10,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from sqlalchemy import Connection, bindparam, text
+from sqlalchemy import Connection, String, bindparam, text
 
 from runtime.core.model import SessionStatus
 from runtime.store.engine import Database
@@ -85,7 +85,7 @@ _HELD = text(
 _NODES = text(
     "SELECT session_id, status, count(*) FROM node WHERE mode <> 'host' AND session_id IN :ids "
     "GROUP BY session_id, status"
-).bindparams(bindparam("ids", expanding=True))
+).bindparams(bindparam("ids", expanding=True, type_=String()))
 
 
 def list_sessions(database: Database, *, before: str | None = None, limit: int = 50) -> list[ListedSession]:

@@ -7,8 +7,8 @@ from runtime.store.listing import last_continuations, list_sessions, list_steps,
 
 
 @pytest.fixture
-def opened(home, database, database_url):
-    with AgentRuntime.open(home / "workspace.yaml", database_url=database_url, state_dir=home) as found:
+def opened(home, database, migrated_url):
+    with AgentRuntime.open(home / "workspace.yaml", database_url=migrated_url, state_dir=home) as found:
         yield found
 
 
@@ -53,3 +53,7 @@ def test_a_started_workflow_is_listed_with_its_nodes_and_first_steps(opened, dat
     assert [step.node_id for step in steps] == ["n0", "n1"]
     assert [step.node_id for step in list_steps(database, "wide", after=steps[-1].id)] == ["n2"]
     assert last_continuations(database, "wide")[0]["kind"] == "created"
+
+
+def test_an_empty_database_lists_no_sessions(database):
+    assert list_sessions(database) == []
