@@ -165,7 +165,6 @@ def verify(
     receipts: Iterable[Receipt],
     blobs: Mapping[str, str],
     heads: Mapping[str, str],
-    settled_heads: Iterable[str] | None = None,
 ) -> Verification:
     """Recompute a session's evidence.
 
@@ -173,7 +172,6 @@ def verify(
         receipts: All receipts, oldest first.
         blobs: Stored content by the hash it is filed under.
         heads: Last hash of each step's chain as the journal holds it.
-        settled_heads: Heads that the settle record cites, when the session has ended.
 
     Returns:
         Counts, and the first entry that does not fit.

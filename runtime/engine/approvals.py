@@ -14,7 +14,7 @@ from runtime.core.chain import Chain
 from runtime.core.messages import create_approval_resolution_message
 from runtime.core.model import StepKind, StepStatus, ToolOutput
 from runtime.engine.parts import Parts
-from runtime.engine.record import Recording, answer_model, tool_result
+from runtime.engine.record import REPUBLISH_MS, Recording, answer_model, tool_result
 from runtime.errors import ApprovalRefused, ErrorCode
 from runtime.live.hints import AdvanceHint, Hint, StepHint
 from runtime.store import journal
@@ -177,10 +177,10 @@ def _move_step(
         connection.execute(
             text(
                 "UPDATE step SET status = 'ready', due_at = CAST(:now AS BIGINT), "
-                "publish_at = CAST(:now AS BIGINT) + 5000, reason = NULL "
+                "publish_at = CAST(:publish AS BIGINT), reason = NULL "
                 "WHERE id = :id AND status IN ('waiting_approval', 'in_doubt')"
             ),
-            {"now": now, "id": step.id},
+            {"now": now, "publish": now + REPUBLISH_MS, "id": step.id},
         )
         return [StepHint(step.id, step.session_id, step.node_id, StepKind(step.kind), step.queue)]
     return _deny(parts, connection, step, approval, answer, now)
