@@ -1,5 +1,6 @@
 """The deployment of compose.yaml: every service's own command runs here, against real servers."""
 
+import json
 import os
 import re
 import shutil
@@ -15,6 +16,7 @@ import redis
 import yaml
 
 from runtime.core.profile import Timeouts
+from runtime.edges.demo.model_server import DemoModelServer
 from runtime.edges.embedded import valkey_binary
 from runtime.edges.supervisor import Command, Supervisor
 from runtime.live.celery_settings import QUEUES, celery_settings
@@ -28,7 +30,7 @@ VARIABLES = {
     "FLOWER_USER": "operator",
     "FLOWER_PASSWORD": "flowerpassword",
     "AGENT_RUNTIME_API_KEY": "k",
-    "AGENT_RUNTIME_BASE_URL": "http://127.0.0.1:9/v1",
+    "AGENT_RUNTIME_BASE_URL": "http://model/v1",
 }
 READY = {
     "worker-turns": " ready.",
@@ -51,7 +53,7 @@ def words(service):
 class Deployment:
     """Runs the services of compose.yaml on this machine: same commands and variables, other addresses."""
 
-    def __init__(self, directory, environment, postgres_url, valkey_port, flower_port):
+    def __init__(self, directory, environment, postgres_url, valkey_port, flower_port, model_url):
         self.directory = directory
         self.environment = environment
         self.flower_port = flower_port
@@ -60,6 +62,7 @@ class Deployment:
         self.places = {
             r"postgresql://[^/]+/\w+": postgres_url,
             r"@valkey:6379": f"@127.0.0.1:{valkey_port}",
+            r"http://model/v1": model_url,
             r"/workspace/": f"{self.workspace}/",
             r":5555|=5555": lambda found: found[0][0] + str(flower_port),
         }
@@ -108,11 +111,18 @@ def valkey_port(tmp_path_factory, free_port):
 
 
 @pytest.fixture(scope="module")
-def deployment(tmp_path_factory, environment, postgres_server, valkey_port, free_port):
+def model_url():
+    """Address of a model server on loopback."""
+    with DemoModelServer() as server:
+        yield server.base_url
+
+
+@pytest.fixture(scope="module")
+def deployment(tmp_path_factory, environment, postgres_server, valkey_port, free_port, model_url):
     postgres_server.psql("CREATE DATABASE compose_deployment")
     directory = tmp_path_factory.mktemp("deployment")
     database_url = postgres_server.get_uri("compose_deployment")
-    made = Deployment(directory, environment, database_url, valkey_port, free_port())
+    made = Deployment(directory, environment, database_url, valkey_port, free_port(), model_url)
     migrated = made.run("migrate", words("migrate"))
     assert migrated.returncode == 0, migrated.stderr
     return made
@@ -161,6 +171,72 @@ def test_no_service_leaves_a_file_in_its_working_directory(running, deployment):
 def test_a_running_service_passes_its_health_check(running, deployment, service):
     checked = deployment.check_health(service)
     assert checked.returncode == 0, checked.stdout + checked.stderr
+
+
+FLOW = """
+session_id: compose-1
+nodes:
+  - id: look
+    execute_turn_input:
+      model_profile: operations
+      messages: [{role: user, content: "/call calendar:list-events {}\\n/turn\\n/say One review."}]
+  - id: agenda
+    execute_turn_input:
+      model_profile: operations
+      messages: [{role: user, content: "/say The agenda is written."}]
+  - id: move
+    depends_on: [look, agenda]
+    context_from: [look, agenda]
+    execute_turn_input:
+      model_profile: operations
+      messages: [{role: user, content: "Reschedule the weekly review for tomorrow morning."}]
+"""
+
+
+@pytest.fixture(scope="module")
+def completed(running, deployment):
+    """What ``agent-runtime run`` reports of a session with calls and a join, and its evidence."""
+    file = deployment.directory / "flow.yaml"
+    file.write_text(FLOW)
+    # An application beside the services: it has their addresses, but no model key.
+    ran = deployment.run("beat", ["agent-runtime", "run", str(file), "--json", "--timeout", "120"])
+    assert ran.returncode == 0, ran.stdout + ran.stderr
+    shown = deployment.run("beat", ["agent-runtime", "evidence", "show", "compose-1", "--json"])
+    return json.loads(ran.stdout), json.loads(shown.stdout)["receipts"]
+
+
+def test_a_session_with_a_tool_call_and_a_join_completes_on_the_services(completed):
+    report, _ = completed
+    assert report["status"] == "completed"
+    nodes = {node["id"]: node for node in report["nodes"]}
+    assert {name: (node["status"], node["tool_calls"]) for name, node in nodes.items()} == {
+        "look": ("completed", 1),
+        "agenda": ("completed", 0),
+        "move": ("completed", 1),
+    }
+    said = "The weekly review now starts at 2026-03-13T09:00:00Z."
+    assert nodes["move"]["result"]["assistant_message"] == said
+
+
+def test_its_turns_ran_in_the_service_for_turns_and_its_calls_in_the_one_for_tools(running, completed):
+    supervisor, _ = running
+    turns, tools = (
+        psutil.Process(supervisor.pids["worker-turns"]),
+        psutil.Process(supervisor.pids["worker-tools"]),
+    )
+    family = {str(each.pid) for each in tools.children(recursive=True)}
+    started = [event for event in completed[1] if event["kind"] == "tool_call_started"]
+    ran = {(event["body"]["tool_name"], event["body"]["worker"].rpartition(":")[2]) for event in started}
+    assert {tool for tool, pid in ran if pid == str(turns.pid)} == {"agent:execute-turn"}
+    calls = {"calendar:list-events", "calendar:reschedule-event"}
+    assert {tool for tool, pid in ran if pid in family} == calls
+    assert len(started) == 7  # five turns, two calls
+
+
+def test_its_evidence_is_verified_by_another_process(completed, deployment):
+    checked = deployment.run("beat", ["agent-runtime", "evidence", "verify", "compose-1", "--json"])
+    assert checked.returncode == 0, checked.stdout + checked.stderr
+    assert json.loads(checked.stdout)["verified"] is True
 
 
 def test_flower_refuses_a_stranger_and_lets_its_user_in(running, deployment, poll):

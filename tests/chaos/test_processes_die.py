@@ -1,52 +1,17 @@
 """Workers are killed, stopped and starved of Redis in mid-work; nothing is lost and nothing happens twice."""
 
-import os
 import signal
-import subprocess
-import sys
-from collections import Counter
-from pathlib import Path
 
 import pytest
 import redis
 from sqlalchemy import text
 
 from runtime import start_governed_agent_session
-from runtime.agent_runtime import AgentRuntime
-from runtime.edges.embedded import EmbeddedValkey
 from tests.harness.sessions import call, context, turn_input
 from tests.harness.stack import running, until
+from tests.harness.witness import idempotency_keys, ledger, results, verified_by_another_process
 
-pytestmark = pytest.mark.chaos
-
-
-@pytest.fixture
-def own_valkey(tmp_path):
-    with EmbeddedValkey(tmp_path / "state") as server:
-        yield server
-
-
-@pytest.fixture
-def attached(folder, tmp_path, own_valkey):
-    """A runtime on SQLite and a Valkey of its own, as an application holds it."""
-    url = f"sqlite:///{tmp_path / 'runtime.db'}"
-    with AgentRuntime.open(
-        folder / "workspace.yaml", database_url=url, redis_url=own_valkey.url, state_dir=tmp_path / "state"
-    ) as runtime:
-        yield runtime
-
-
-def stack(runtime, **options):
-    settings = runtime.settings
-    return running(
-        settings.workspace, settings.database_url, settings.redis_url, settings.state_dir, **options
-    )
-
-
-def ledger() -> Counter:
-    path = Path(os.environ["LEDGER"])
-    lines = path.read_text().splitlines() if path.exists() else []
-    return Counter(" ".join(line.split()[:2]) for line in lines)
+ON_BOTH_DATABASES = pytest.mark.parametrize("attached", ["sqlite", "postgresql"], indirect=True)
 
 
 def start(runtime, *turns, session_id="s-1"):
@@ -55,32 +20,12 @@ def start(runtime, *turns, session_id="s-1"):
     )
 
 
-def verified_by_another_process(runtime, session_id="s-1") -> bool:
-    done = subprocess.run(
-        [sys.executable, "-m", "runtime.edges.cli", "evidence", "verify", session_id, "--json"],
-        env={
-            **os.environ,
-            "AGENT_RUNTIME_DATABASE_URL": runtime.settings.database_url,
-            "PYTHONPATH": str(Path(__file__).parents[2]),
-        },
-        cwd=runtime.settings.state_dir,
-        capture_output=True,
-        text=True,
-        timeout=60,
-    )
-    assert done.returncode in (0, 1), done.stderr
-    return done.returncode == 0
-
-
-def results(flow) -> list[str]:
-    return [event.body["result"] for event in flow.events() if event.kind == "tool_call_finished"]
-
-
-def test_a_worker_killed_in_mid_turn_is_replaced_and_the_session_completes(attached, model):
-    with stack(attached) as workers:
+@ON_BOTH_DATABASES
+def test_a_worker_killed_in_mid_turn_is_replaced_and_the_session_completes(attached, stack, model):
+    with stack() as workers:
         model.faults.hold("ledger:put")
         flow = start(attached, call("ledger:put", "a"), "/say Done.")
-        model.faults.wait_held(1, 120)
+        assert model.faults.wait_held(1, 120)
         workers.kill("turns")
         model.faults.release()
         workers.start("turns-2", like="turns")
@@ -91,18 +36,21 @@ def test_a_worker_killed_in_mid_turn_is_replaced_and_the_session_completes(attac
 
 
 @pytest.mark.parametrize(
-    "point",
+    ("attached", "point"),
     [
-        "start.before_commit",
-        "start.after_commit",
-        "record.before_commit",
-        "record.after_commit",
-        "advance.after_commit",
+        ("sqlite", "start.before_commit"),
+        ("sqlite", "start.after_commit"),
+        ("sqlite", "record.before_commit"),
+        ("sqlite", "record.after_commit"),
+        ("sqlite", "advance.after_commit"),
+        ("postgresql", "start.after_commit"),
+        ("postgresql", "record.before_commit"),
     ],
+    indirect=["attached"],
 )
-def test_a_crash_at_a_commit_boundary_loses_nothing(attached, tmp_path, point):
+def test_a_crash_at_a_commit_boundary_loses_nothing(attached, stack, tmp_path, point):
     marker = tmp_path / "crashed"
-    with stack(attached, restarts=3, AGENT_RUNTIME_CRASH_AT=f"{point}:1:{marker}"):
+    with stack(restarts=3, AGENT_RUNTIME_CRASH_AT=f"{point}:1:{marker}"):
         flow = start(attached, call("ledger:put", "a"), "/say Done.")
         assert flow.wait(timeout=150) == "completed"
     assert marker.exists(), "the crash point was never reached"
@@ -111,28 +59,25 @@ def test_a_crash_at_a_commit_boundary_loses_nothing(attached, tmp_path, point):
 
 
 @pytest.mark.parametrize("point", ["start.after_commit", "record.before_commit"])
-def test_a_tool_worker_killed_around_its_call_repeats_only_what_is_idempotent(attached, tmp_path, point):
+def test_a_tool_worker_killed_around_its_call_repeats_only_what_is_idempotent(
+    attached, stack, tmp_path, point
+):
     marker = tmp_path / "crashed"
-    with stack(attached, beat=True) as workers:
-        workers.kill("tools")
-        workers.start("tools-2", like="tools", AGENT_RUNTIME_CRASH_AT=f"{point}:1:{marker}")
+    with stack(own={"tools": {"AGENT_RUNTIME_CRASH_AT": f"{point}:1:{marker}"}}):
         flow = start(attached, call("ledger:put", "a"), call("ledger:read", "b"), "/say Done.")
         assert flow.wait(timeout=150) == "completed"
     assert marker.exists()
     assert ledger()["read b"] == 1
     assert 1 <= ledger()["put a"] <= 2
-    keys = {
-        line.split()[2] for line in Path(os.environ["LEDGER"]).read_text().splitlines() if "put a" in line
-    }
-    assert len(keys) == 1, "a repeat must carry the same idempotency key"
+    assert len(idempotency_keys("put a")) == 1, "a repeat must carry the same idempotency key"
     assert verified_by_another_process(attached)
 
 
-def test_redis_flushed_between_start_and_record_loses_nothing(attached, model, own_valkey):
-    with stack(attached):
+def test_redis_flushed_between_start_and_record_loses_nothing(attached, stack, model, own_valkey):
+    with stack():
         model.faults.hold("ledger:put")
         flow = start(attached, call("ledger:put", "a"), "/say Done.")
-        model.faults.wait_held(1, 120)
+        assert model.faults.wait_held(1, 120)
         redis.Redis.from_url(own_valkey.url).flushall()
         model.faults.release()
         assert flow.wait(timeout=150) == "completed"
@@ -140,14 +85,14 @@ def test_redis_flushed_between_start_and_record_loses_nothing(attached, model, o
     assert verified_by_another_process(attached)
 
 
-def test_a_stopped_worker_that_wakes_up_late_changes_nothing_and_testifies(attached, model):
-    with stack(attached) as workers:
+def test_a_stopped_worker_that_wakes_up_late_changes_nothing_and_testifies(attached, stack, model):
+    with stack() as workers:
         model.faults.hold("ledger:put")
         flow = start(attached, call("ledger:put", "a"), "/say Done.")
-        model.faults.wait_held(1, 120)
+        assert model.faults.wait_held(1, 120)
         workers.signal("turns", signal.SIGSTOP)
         workers.start("turns-2", like="turns")
-        model.faults.wait_held(2, 120)
+        assert model.faults.wait_held(2, 120)
         model.faults.release()
         assert flow.wait(timeout=150) == "completed"
         workers.signal("turns", signal.SIGCONT)
@@ -161,8 +106,8 @@ def test_a_stopped_worker_that_wakes_up_late_changes_nothing_and_testifies(attac
     assert verified_by_another_process(attached)
 
 
-def test_two_calls_of_one_turn_one_denied_and_one_killed(attached):
-    with stack(attached) as workers:
+def test_two_calls_of_one_turn_one_denied_and_one_killed(attached, stack):
+    with stack() as workers:
         flow = start(
             attached,
             "\n".join([call("ledger:put", "secret"), call("ledger:pay", "rent", hold=True)]),
@@ -202,8 +147,8 @@ def test_a_worker_with_another_workspace_file_claims_nothing_and_says_so(attache
         assert flow.nodes()[0].turn_count == 0
 
 
-def test_a_worker_whose_workspace_file_changes_drains_and_exits_78(attached, folder):
-    with stack(attached) as workers:
+def test_a_worker_whose_workspace_file_changes_drains_and_exits_78(attached, stack, folder):
+    with stack() as workers:
         path = folder / "workspace.yaml"
         path.write_text(path.read_text().replace("max_turns_per_session: 40", "max_turns_per_session: 41"))
         flow = start(attached, "/say Hello.")
@@ -213,11 +158,11 @@ def test_a_worker_whose_workspace_file_changes_drains_and_exits_78(attached, fol
         assert flow.nodes()[0].turn_count == 0
 
 
-def test_a_prefork_worker_whose_workspace_file_changes_exits_78_too(attached, folder, model):
-    with stack(attached) as workers:
+def test_a_prefork_worker_whose_workspace_file_changes_exits_78_too(attached, stack, folder, model):
+    with stack() as workers:
         model.faults.hold("ledger:put")
         flow = start(attached, call("ledger:put", "a"), "/say Done.")
-        model.faults.wait_held(1, 120)
+        assert model.faults.wait_held(1, 120)
         path = folder / "workspace.yaml"
         path.write_text(path.read_text().replace("max_turns_per_session: 40", "max_turns_per_session: 41"))
         model.faults.release()  # the turn was decided before the change; its call was not

@@ -5,8 +5,9 @@ import signal
 import sys
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Collection, Mapping
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 
 import psutil
@@ -35,12 +36,24 @@ class Stack:
     def pid(self, name: str) -> int:
         return self.supervisor.pids[name]
 
+    def family(self, name: str) -> list[psutil.Process]:
+        """A process and all that it started, the youngest first."""
+        parent = psutil.Process(self.pid(name))
+        return [*parent.children(recursive=True), parent]
+
     def kill(self, name: str) -> None:
         """Kill a process and all its children, as a machine that loses power does."""
-        family = [*psutil.Process(self.pid(name)).children(recursive=True), psutil.Process(self.pid(name))]
+        family = self.family(name)
         for process in family:
             process.send_signal(signal.SIGKILL)
         psutil.wait_procs(family, timeout=10)
+
+    def freeze(self, name: str) -> list[psutil.Process]:
+        """Stop a process and all its children, as a machine that is suspended does; return them."""
+        family = self.family(name)
+        for process in reversed(family):  # parents first, so that nobody starts another child meanwhile
+            process.send_signal(signal.SIGSTOP)
+        return family
 
     def start(self, name: str, like: str | None = None, **environment: str) -> None:
         """Start one more process of a kind and wait until it is ready."""
@@ -65,9 +78,23 @@ def running(
     *,
     beat: bool = True,
     restarts: int = 0,
+    without: Collection[str] = (),
+    own: Mapping[str, Mapping[str, str]] | None = None,
     **environment: str,
 ):
-    """Run the stack's commands, ready on entry, stopped on exit."""
+    """Run the stack's commands, ready on entry, stopped on exit.
+
+    Args:
+        workspace: The workspace file.
+        database_url: The migrated database.
+        redis_url: The Valkey server.
+        state_dir: Where the processes keep state.
+        beat: Whether beat runs.
+        restarts: How often a process that ended is started again.
+        without: Names of commands that are not started; `Stack.start` may start them later.
+        own: Further environment variables of single commands, by name.
+        environment: Further environment variables of all.
+    """
     settings = Settings.load(
         workspace=workspace, database_url=database_url, redis_url=redis_url, state_dir=state_dir
     )
@@ -79,11 +106,14 @@ def running(
         log.append(f"{name}: {line}")
 
     commands = {command.name: command for command in stack_commands(settings, beat=beat, extra=extra)}
+    first = [command for name, command in commands.items() if name not in without]
     with Supervisor(sink, max_restarts=restarts, stop_timeout=5) as supervisor:
-        for command in commands.values():
-            supervisor.start(command)
-        for name in commands:
-            supervisor.wait_ready(name, 150)
+        for command in first:
+            supervisor.start(
+                replace(command, env={**(command.env or {}), **(own or {}).get(command.name, {})})
+            )
+        for command in first:
+            supervisor.wait_ready(command.name, 150)
         try:
             yield Stack(supervisor, commands, log)
         except BaseException:

@@ -8,6 +8,8 @@ import sys
 import psutil
 import pytest
 
+from runtime.edges.demo.model_server import DemoModelServer
+
 MINIMAL_WORKSPACE = """
 agent_runtime:
   models:
@@ -62,6 +64,71 @@ def test_the_demo_leaves_nothing_but_its_state_directory(approved):
 def test_the_stand_in_is_labelled_as_no_model(approved):
     assert "scripted stand-in for a model (no AI)" in approved[1].stderr
     assert json.loads(approved[1].stdout)["model"] == "demo-scripted"
+
+
+class OwnModel(DemoModelServer):
+    """A server that the demo did not start; it remembers the key and the model's name of each request."""
+
+    def __init__(self):
+        super().__init__()
+        asked = self.asked = []
+
+        class Remembering(self._server.RequestHandlerClass):
+            def _complete(self, text, document):
+                asked.append((self.headers["Authorization"], document["model"]))
+                super()._complete(text, document)
+
+        self._server.RequestHandlerClass = Remembering
+
+
+OWN_KEY = "own-key-4f1c"
+
+
+@pytest.fixture(scope="module")
+def with_own_model(agent_runtime, tmp_path_factory):
+    """One approved run with a model that the environment names."""
+    cwd = tmp_path_factory.mktemp("own-model")
+    with OwnModel() as model:
+        variables = {
+            "AGENT_RUNTIME_BASE_URL": model.base_url,
+            "AGENT_RUNTIME_API_KEY": OWN_KEY,
+            "AGENT_RUNTIME_MODEL": "own-model",
+        }
+        return cwd, agent_runtime("demo", "--approve", "--json", cwd=cwd, **variables), model
+
+
+def test_the_demo_completes_with_the_users_own_model_and_says_whose_it_is(with_own_model):
+    _, done, model = with_own_model
+    assert done.returncode == 0, done.stderr
+    report = json.loads(done.stdout)
+    assert (report["status"], report["verified"], report["model"]) == ("completed", True, "own-model")
+    assert f"your model own-model at {model.base_url}" in done.stderr
+    assert "scripted" not in done.stderr
+    assert "Old planning call" not in titles(report)
+
+
+def test_every_turn_asks_the_users_own_model_by_its_name_with_the_users_key(with_own_model):
+    _, done, model = with_own_model
+    turns = sum(node["turns"] for node in json.loads(done.stdout)["nodes"])
+    assert turns >= 8
+    assert model.asked == [(f"Bearer {OWN_KEY}", "own-model")] * turns
+    assert model.faults.state()["requests"] == turns
+
+
+def test_the_users_key_is_neither_printed_nor_kept(with_own_model):
+    cwd, done, _ = with_own_model
+    kept = [path for path in cwd.rglob("*") if path.is_file()]
+    assert {"runtime.db", "calendar.db", "workspace.yaml"} <= {path.name for path in kept}
+    assert [path for path in kept if OWN_KEY.encode() in path.read_bytes()] == []
+    assert OWN_KEY not in done.stdout + done.stderr
+
+
+def test_a_model_that_is_named_by_half_is_told_with_what_is_missing(agent_runtime, tmp_path):
+    done = agent_runtime("demo", "--json", cwd=tmp_path, AGENT_RUNTIME_BASE_URL="http://127.0.0.1:9/v1")
+    assert done.returncode == 1
+    error = json.loads(done.stdout)["error"]
+    assert error["code"] == "MISSING_ENVIRONMENT"
+    assert "set AGENT_RUNTIME_API_KEY, AGENT_RUNTIME_MODEL as well" in error["message"]
 
 
 def test_without_a_terminal_the_answer_is_no_and_the_event_stays(agent_runtime, tmp_path):

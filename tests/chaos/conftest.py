@@ -1,0 +1,52 @@
+"""A deployment of one's own for each test, since each test breaks it."""
+
+import pytest
+
+from runtime.agent_runtime import AgentRuntime
+from runtime.edges.embedded import EmbeddedValkey
+from runtime.store.engine import Database
+from runtime.store.migrate import upgrade
+from tests.harness.stack import running
+
+
+def pytest_collection_modifyitems(items):
+    for item in items:
+        if "chaos" in item.path.parts:
+            item.add_marker(pytest.mark.chaos)
+
+
+@pytest.fixture
+def own_valkey(tmp_path):
+    with EmbeddedValkey(tmp_path / "state") as server:
+        yield server
+
+
+@pytest.fixture
+def attached(request, folder, tmp_path, own_valkey):
+    """A runtime as an application holds it, with a Valkey of its own.
+
+    It is on SQLite, unless a test asks for another: ``parametrize("attached", [...], indirect=True)``.
+    """
+    url = f"sqlite:///{tmp_path / 'runtime.db'}"
+    if getattr(request, "param", "sqlite") == "postgresql":
+        url = request.getfixturevalue("postgres_url")
+        database = Database(url)
+        upgrade(database)
+        database.close()
+    with AgentRuntime.open(
+        folder / "workspace.yaml", database_url=url, redis_url=own_valkey.url, state_dir=tmp_path / "state"
+    ) as runtime:
+        yield runtime
+
+
+@pytest.fixture
+def stack(attached):
+    """Runs the worker processes of the attached runtime; takes the options of `running`."""
+    settings = attached.settings
+
+    def run(**options):
+        return running(
+            settings.workspace, settings.database_url, settings.redis_url, settings.state_dir, **options
+        )
+
+    return run

@@ -1,0 +1,78 @@
+"""A claim whose lease has run down when the call is about to be made is given back: nothing happened."""
+
+import pytest
+from sqlalchemy import text
+
+from runtime import start_governed_agent_session
+from runtime.agent_runtime import AgentRuntime
+from runtime.engine.leases import Leases
+from runtime.engine.sweep import sweep
+from tests.harness.sessions import call, context, turn_input
+from tests.harness.witness import ledger, results
+
+NO_MARGIN_SECONDS = 1e-6
+"""Gone before the start's own commit has returned, however fast the machine."""
+
+
+@pytest.fixture
+def slow(folder, runtime):
+    """Runs one hint as a process whose leases have run down by the time that the start has committed."""
+    settings = runtime.settings
+    with AgentRuntime.open(
+        folder / "workspace.yaml", database_url=settings.database_url, redis_url=settings.redis_url
+    ) as opened:
+        opened.parts.leases = Leases(opened.parts.database, NO_MARGIN_SECONDS, settings.heartbeat_seconds)
+        yield lambda hint: opened.executor().run_step(hint.step_id, ("turns", "tools"))
+
+
+def start(runtime, *turns):
+    return start_governed_agent_session(runtime=runtime, execute_turn_input=turn_input(*turns), ctx=context())
+
+
+def row(runtime, step_id):
+    with runtime.parts.database.reading() as connection:
+        return connection.execute(
+            text("SELECT status, reason, crashes, fence, lease_until FROM step WHERE id = :id"),
+            {"id": step_id},
+        ).one()
+
+
+RELEASED = ("ready", "released", 0, 1, None)
+
+
+def test_a_turn_without_margin_is_released_uncounted_and_the_model_is_not_asked(
+    runtime, workers, slow, model
+):
+    flow = start(runtime, "/say Done.")
+    hint = workers.inbox.hints.pop()
+    slow(hint)
+    assert tuple(row(runtime, hint.step_id)) == RELEASED
+    assert results(flow) == ["released"]
+    assert model.faults.state()["requests"] == 0
+
+
+@pytest.mark.parametrize("tool", ["ledger:put", "ledger:pay"])
+def test_a_call_without_margin_is_released_uncounted_and_the_tool_is_not_run(runtime, workers, slow, tool):
+    flow = start(runtime, call(tool, "a"), "/say Done.")
+    workers.next()
+    hint = workers.inbox.hints.pop()
+    slow(hint)
+    assert tuple(row(runtime, hint.step_id)) == RELEASED
+    assert results(flow, tool) == ["released"]
+    assert ledger() == {}
+
+
+@pytest.mark.parametrize(("tool", "effect"), [("ledger:put", "put a"), ("ledger:pay", "pay a")])
+def test_a_released_call_is_swept_up_and_runs_once(runtime, workers, slow, tool, effect):
+    flow = start(runtime, call(tool, "a"), "/say Done.")
+    workers.next()
+    hint = workers.inbox.hints.pop()
+    slow(hint)
+    sweep(runtime.parts)
+    assert workers.inbox.hints == [hint]
+    workers.drain()
+    assert flow.status() == "completed"
+    assert ledger() == {effect: 1}
+    assert results(flow, tool) == ["released", "success"]
+    found = runtime.verify("s-1")
+    assert found.verified, found.problem
