@@ -14,6 +14,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from runtime.core.canonical import canonical_json
+from runtime.errors import InvalidInput
 
 RECEIPT_DOMAIN = "agent-runtime/receipt/1\n"
 CALL_DOMAIN = "agent-runtime/call/1\n"
@@ -163,39 +164,43 @@ class Verification:
 
 def verify(
     receipts: Iterable[Receipt],
-    blobs: Mapping[str, str],
+    blobs: Iterable[tuple[str, str]],
     heads: Mapping[str, str],
+    journal: Iterable[Problem] = (),
 ) -> Verification:
-    """Recompute a session's evidence.
+    """Recompute a session's evidence; everything is gone through once and not kept.
 
     Args:
-        receipts: All receipts, oldest first.
-        blobs: Stored content by the hash it is filed under.
-        heads: Last hash of each step's chain as the journal holds it.
+        receipts: All receipts; those of one chain in their order.
+        blobs: The hash that each stored content is filed under, and the content; read before the receipts.
+        heads: Last hash of chains as their keeper holds it, by step id.
+        journal: What else does not fit; looked at once the receipts were found whole.
 
     Returns:
         Counts, and the first entry that does not fit.
     """
-    check = _Check(dict(blobs))
+    check = _Check({name: text_hash(content) == name for name, content in blobs})
     count = 0
     for receipt in receipts:
         count += 1
         problem = check.receipt(receipt)
         if problem:
             return Verification(count, len(check.blobs_seen), problem)
-    problem = check.blobs_left() or check.heads(heads)
+    problem = check.cites_left() or check.blobs_left() or check.heads(heads) or next(iter(journal), None)
     return Verification(count, len(check.blobs_seen), problem)
 
 
 class _Check:
-    """State of one verification run."""
+    """State of one verification run: hashes, never contents."""
 
-    def __init__(self, blobs: dict[str, str]) -> None:
+    def __init__(self, blobs: dict[str, bool]) -> None:
         self.blobs = blobs
+        """Whether the content of each stored blob fits its name."""
         self.blobs_seen: set[str] = set()
-        self.last: dict[tuple[str, int], Receipt] = {}
-        self.hashes: set[str] = set()
-        self.cited: list[tuple[str, str]] = []
+        self.last: dict[tuple[str, int], tuple[int, str]] = {}
+        self.hashes: set[bytes] = set()
+        self.awaited: dict[str, str] = {}
+        """Hashes that were cited and have not come yet, and the first entry that cites each."""
 
     def receipt(self, receipt: Receipt) -> Problem | None:
         name = f"{receipt.step_id} fence {receipt.fence} n {receipt.n} ({receipt.kind})"
@@ -203,28 +208,38 @@ class _Check:
             return Problem(name, "its hash does not match its body")
         try:
             body = json.loads(receipt.body)
-        except ValueError:
+        except (ValueError, RecursionError):
             return Problem(name, "its body is not JSON")
+        if not isinstance(body, dict):
+            return Problem(name, "its body is not a JSON object")
         stated = (body.get("step_id"), body.get("fence"), body.get("n"), body.get("kind"))
         if stated != (receipt.step_id, receipt.fence, receipt.n, receipt.kind):
             return Problem(name, "it is filed under another step, fence, number or kind than it states")
         problem = self._link(receipt, body, name) or self._contents(body, name)
-        self.last[receipt.step_id, receipt.fence] = receipt
-        self.hashes.add(receipt.hash)
+        self.last[receipt.step_id, receipt.fence] = (receipt.n, receipt.hash)
+        self.hashes.add(bytes.fromhex(receipt.hash))
+        self.awaited.pop(receipt.hash, None)
         return problem
 
     def _link(self, receipt: Receipt, body: dict[str, Any], name: str) -> Problem | None:
-        before = self.last.get((receipt.step_id, receipt.fence))
-        expected = before.n + 1 if before else 0
-        if receipt.n != expected:
-            return Problem(name, f"number {expected} of its chain is missing")
+        number, before = self.last.get((receipt.step_id, receipt.fence), (-1, None))
+        if receipt.n != number + 1:
+            return Problem(name, f"number {number + 1} of its chain is missing")
         cites = body.get("cites")
-        if before and (not isinstance(cites, list) or cites[:1] != [before.hash]):
+        if not isinstance(cites, list) or not all(isinstance(cited, str) for cited in cites):
+            return Problem(name, "it does not say what it cites")
+        if before is not None and cites[:1] != [before]:
             return Problem(name, "it does not cite the receipt before it")
-        for cited in cites if isinstance(cites, list) else ():
-            if cited not in self.hashes:
-                return Problem(name, f"it cites {cited[:16]}, which is not in the evidence before it")
+        for cited in cites:
+            if not self._known(cited):
+                self.awaited.setdefault(cited, name)
         return None
+
+    def _known(self, cited: str) -> bool:
+        try:
+            return bytes.fromhex(cited) in self.hashes
+        except ValueError:
+            return False
 
     def _contents(self, body: dict[str, Any], name: str) -> Problem | None:
         for key, value in body.items():
@@ -232,25 +247,37 @@ class _Check:
                 continue
             label = key.removesuffix("_hash")
             if label in body:
-                if text_hash(canonical_json(body[label])) != value:
+                if _inline_hash(body[label]) != value:
                     return Problem(name, f"its inline {label} does not match {key}")
                 continue
-            text = self.blobs.get(value)
-            if text is None:
+            whole = self.blobs.get(value)
+            if whole is None:
                 return Problem(name, f"blob {value[:16]} of its {label} is missing")
-            if text_hash(text) != value:
+            if not whole:
                 return Problem(name, f"blob {value[:16]} of its {label} was changed")
             self.blobs_seen.add(value)
         return None
 
+    def cites_left(self) -> Problem | None:
+        for cited, name in self.awaited.items():
+            return Problem(name, f"it cites {cited[:16]}, which is not in the evidence")
+        return None
+
     def blobs_left(self) -> Problem | None:
-        for name, text in self.blobs.items():
-            if name not in self.blobs_seen and text_hash(text) != name:
+        for name, whole in self.blobs.items():
+            if not whole:
                 return Problem(f"blob {name}", "its content does not match its name")
         return None
 
     def heads(self, heads: Mapping[str, str]) -> Problem | None:
         for step_id, head in heads.items():
-            if head not in self.hashes:
+            if not self._known(head):
                 return Problem(step_id, f"its last receipt {head[:16]} is missing")
+        return None
+
+
+def _inline_hash(value: Any) -> str | None:
+    try:
+        return text_hash(canonical_json(value))
+    except InvalidInput:
         return None

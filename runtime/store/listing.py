@@ -1,4 +1,4 @@
-"""Pages for people who look: sessions, steps, continuations, votes, blobs.
+"""Pages for people who look: sessions, steps, continuations, votes.
 
 Every page is found by its key, so that it costs the same whatever was before it.
 """
@@ -6,7 +6,7 @@ Every page is found by its key, so that it costs the same whatever was before it
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -15,8 +15,6 @@ from sqlalchemy import Connection, String, bindparam, text
 from runtime.core.model import SessionStatus
 from runtime.store.engine import Database
 from runtime.store.sessions import StoredSession, derive_status
-
-BLOBS_PAGE = 100
 
 
 @dataclass(frozen=True, slots=True)
@@ -226,21 +224,3 @@ def list_votes(database: Database, request_id: str) -> list[Vote]:
         )
         for row in rows
     ]
-
-
-def read_blobs(database: Database, session_id: str) -> Iterator[tuple[str, str]]:
-    """Read the blobs of a session by hash, page by page: hash and content."""
-    after = ""
-    while True:
-        with database.reading() as connection:
-            page = connection.execute(
-                text(
-                    "SELECT hash, content FROM blob WHERE session_id = :id AND hash > :after "
-                    "ORDER BY hash LIMIT :limit"
-                ),
-                {"id": session_id, "after": after, "limit": BLOBS_PAGE},
-            ).all()
-        if not page:
-            return
-        yield from ((row.hash, row.content) for row in page)
-        after = page[-1].hash

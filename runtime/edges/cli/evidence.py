@@ -6,6 +6,7 @@ All but ``tail`` need the database alone: no workspace file, no Redis, no tools.
 from __future__ import annotations
 
 import json
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -18,10 +19,14 @@ from runtime.edges.cli import options
 if TYPE_CHECKING:
     from runtime.core.chain import Verification
     from runtime.store.engine import Database
+    from runtime.store.evidence import Page, Place
 
 group = typer.Typer(help="Show, follow, verify and export a session's receipts.", no_args_is_help=True)
 
 FORMAT = "agent-runtime/evidence/1"
+
+PATIENCE_SECONDS = 1.0
+"""How long ``show`` waits for receipts that older transactions, still open, hold back."""
 
 
 @group.command()
@@ -35,16 +40,13 @@ def show(
     from runtime.edges.cli.console import note, write_json
     from runtime.edges.cli.opening import find, open_database
     from runtime.edges.cli.show import print_table
-    from runtime.store.evidence import read_page
 
     with open_database() as database:
-        _read_damaged_text(database)
         find(database, session_id)
-        position = 0 if after is None else _position(database, session_id, after)
-        found = [stored.receipt for stored in read_page(database, session_id, position, limit + 1)]
-    page, more = found[:limit], found[limit:]
-    entries = [_entry(receipt) for receipt in page]
-    following = entries[-1]["cursor"] if more else None
+        found = _settled(database, session_id, after, limit + 1)
+    entries = [_entry(stored.receipt) for stored in found.receipts[:limit]]
+    more = found.held or len(found.receipts) > limit
+    following = (entries[-1]["cursor"] if entries else after or "") if more else None
     if as_json:
         write_json({"session_id": session_id, "receipts": entries, "next": following})
         return
@@ -52,8 +54,10 @@ def show(
         ("at", "node", "tool", "what", "hash", "cursor"),
         ((*_told(entry["kind"], entry["body"]), entry["hash"][:16], entry["cursor"]) for entry in entries),
     )
-    if following is not None:
+    if following:
         note(f"there are more: --after {following}")
+    elif following is not None:
+        note("there are more, but transactions that began before them are still open; ask again")
 
 
 @group.command()
@@ -70,12 +74,13 @@ def tail(
     """Follow a session live until it ends; --after takes the cursor of the last entry that was seen."""
     from runtime.edges.cli.console import note
     from runtime.edges.cli.opening import find, open_database, open_runtime
+    from runtime.engine.handle import SessionHandle
 
     with open_database() as database:
         find(database, session_id)
     try:
         with open_runtime() as runtime:
-            for event in runtime.session(session_id).events(after, timeout):
+            for event in SessionHandle(runtime.parts, session_id).events(after, timeout):
                 _print_event(event, as_json)
     except KeyboardInterrupt:
         note("stopped; the session goes on")
@@ -84,13 +89,12 @@ def tail(
 
 @group.command()
 def verify(session_id: options.SessionId, as_json: options.Json = False) -> None:
-    """Recompute every hash, link and blob of a session; exit 1 if one does not fit."""
+    """Recompute a session's hashes, links and blobs, and compare its rows; exit 1 if one does not fit."""
     from runtime.edges.cli.console import write_json
     from runtime.edges.cli.opening import find, open_database
     from runtime.store.evidence import verify_session
 
     with open_database() as database:
-        _read_damaged_text(database)
         find(database, session_id)
         found = verify_session(database, session_id)
     if as_json:
@@ -132,32 +136,34 @@ def export(
 # --- reading --------------------------------------------------------------------------------------
 
 
-def _read_damaged_text(database: Database) -> None:
-    """Let bytes that are no text any more be read, so that their hash can tell of them."""
-    from sqlalchemy import event
+def _settled(database: Database, session_id: str, after: str | None, limit: int) -> Page:
+    """A page of receipts; what is held back is given a moment, so that an ended session shows its end."""
+    from runtime.store.evidence import START, read_page
 
-    if database.dialect != "sqlite":
-        return
-    database.engine.dispose()
+    place = _place(database, session_id, after) if after else START
+    until = time.monotonic() + PATIENCE_SECONDS
+    while True:
+        page = read_page(database, session_id, place, limit)
+        if not page.held or time.monotonic() > until:
+            return page
+        time.sleep(0.02)
 
-    @event.listens_for(database.engine, "connect")
-    def _decode(connection: Any, _record: Any) -> None:
-        connection.text_factory = lambda raw: raw.decode("utf-8", "replace")
 
-
-def _position(database: Database, session_id: str, cursor: str) -> int:
+def _place(database: Database, session_id: str, cursor: str) -> Place:
     from runtime.errors import InvalidInput
-    from runtime.store.evidence import position_of
+    from runtime.store.evidence import place_of
 
     step_id, *numbers = cursor.rsplit("/", 2)
-    fits = len(numbers) == 2 and all(number.isascii() and number.isdigit() for number in numbers)
-    position = position_of(database, session_id, step_id, *map(int, numbers)) if fits else None
-    if position is None:
+    fits = len(numbers) == 2 and all(
+        number.isascii() and number.isdigit() and len(number) < 10 for number in numbers
+    )
+    place = place_of(database, session_id, step_id, *map(int, numbers)) if fits else None
+    if place is None:
         raise InvalidInput(
             f"--after {cursor[:60]!r} is no entry of session {session_id!r}; give the cursor of one, as "
             "'agent-runtime evidence show' prints it"
         )
-    return position
+    return place
 
 
 def _entry(receipt: Any) -> dict[str, Any]:
@@ -266,29 +272,28 @@ def _opened(database: Database, session_id: str, output: Path | None) -> Iterato
 
 
 def _write_evidence(database: Database, session_id: str, file: IO[str]) -> tuple[int, int]:
-    """Write a heading, the receipts, the blobs and a closing line with the counts."""
-    from runtime.store.evidence import read_all
-    from runtime.store.listing import read_blobs
+    """Write a heading, the receipts, the blobs and a closing line with the counts, all of one moment."""
+    from runtime.store.evidence import read_blobs, read_receipts, snapshot
 
     def line(kind_of_line: str, **fields: Any) -> None:
         file.write(json.dumps({"type": kind_of_line, **fields}, ensure_ascii=False) + "\n")
 
     line("session", format=FORMAT, session_id=session_id)
     receipts = blobs = 0
-    for stored in read_all(database, session_id):
-        each = stored.receipt
-        line(
-            "receipt",
-            step_id=each.step_id,
-            fence=each.fence,
-            n=each.n,
-            kind=each.kind,
-            hash=each.hash,
-            body=each.body,
-        )
-        receipts += 1
-    for name, content in read_blobs(database, session_id):
-        line("blob", hash=name, content=content)
-        blobs += 1
+    with snapshot(database) as connection:
+        for each in read_receipts(connection, session_id):
+            line(
+                "receipt",
+                step_id=each.step_id,
+                fence=each.fence,
+                n=each.n,
+                kind=each.kind,
+                hash=each.hash,
+                body=each.body,
+            )
+            receipts += 1
+        for name, content in read_blobs(connection, session_id):
+            line("blob", hash=name, content=content)
+            blobs += 1
     line("end", receipts=receipts, blobs=blobs)
     return receipts, blobs

@@ -2,11 +2,13 @@
 
 import dataclasses
 import json
+import tracemalloc
 
 import pytest
 
+from runtime.core import chain
 from runtime.core.canonical import canonical_json
-from runtime.core.chain import Chain, Content, Receipt, call_digest, receipt_hash, verify
+from runtime.core.chain import Chain, Content, Problem, Receipt, call_digest, receipt_hash
 
 BIG = Content.of({"text": "x" * 2000})
 SMALL = Content.of({"a": 1})
@@ -21,6 +23,11 @@ def evidence():
     second = Chain("two", 1, [first.head])
     receipts.append(second.add("tool_call_started", {}))
     return receipts, {BIG.hash: BIG.text}, {"one": first.head, "two": second.head}
+
+
+def verify(receipts, blobs, heads, journal=()):
+    """Verify with the blobs given by name."""
+    return chain.verify(receipts, blobs.items(), heads, journal)
 
 
 def rewritten(receipt: Receipt, **fields) -> Receipt:
@@ -67,6 +74,64 @@ def test_a_flipped_byte_of_a_blob_is_named():
     found = verify(receipts, blobs, heads)
     assert "was changed" in found.problem.reason
     assert found.problem.entry.startswith("one fence 1 n 1")
+
+
+def test_a_damaged_blob_that_nobody_cites_is_named():
+    receipts, blobs, heads = evidence()
+    found = verify(receipts, {**blobs, "0" * 64: "no longer what it was"}, heads)
+    assert found.problem.entry == f"blob {'0' * 64}"
+
+
+def test_a_receipt_may_come_before_one_that_it_cites():
+    receipts, blobs, heads = evidence()
+    assert verify([receipts[2], *receipts[:2]], blobs, heads).verified
+
+
+def test_a_citation_of_nothing_names_the_receipt_that_cites():
+    receipts, blobs, heads = evidence()
+    lost = rewritten(receipts[2], cites=["f" * 64])
+    found = verify([*receipts[:2], lost], blobs, {"one": heads["one"], "two": lost.hash})
+    assert found.problem.entry.startswith("two fence 1 n 0")
+
+
+@pytest.mark.parametrize("body", ["", "null", "[1]", '{"n":NaN}', "[" * 100_000])
+def test_a_body_that_is_no_receipt_is_named_even_if_its_hash_fits(body):
+    receipts, blobs, heads = evidence()
+    receipts[1] = dataclasses.replace(receipts[1], body=body, hash=receipt_hash(body))
+    assert verify(receipts, blobs, heads).problem.entry.startswith("one fence 1 n 1")
+
+
+@pytest.mark.parametrize("cites", [None, 7, [7], ["not hex"]])
+def test_citations_that_are_no_hashes_are_named(cites):
+    receipts, blobs, heads = evidence()
+    receipts[2] = rewritten(receipts[2], cites=cites)
+    assert verify(receipts, blobs, heads).problem.entry.startswith("two fence 1 n 0")
+
+
+def test_the_journal_is_looked_at_once_the_receipts_were_found_whole():
+    receipts, blobs, heads = evidence()
+    other = Problem("two", "its stored output does not match")
+    assert verify(receipts, blobs, heads, iter([other])).problem is other
+    assert verify(receipts[1:], blobs, heads, iter([other])).problem is not other
+
+
+def test_verifying_keeps_hashes_and_no_contents():
+    def long():
+        writer = Chain("one", 1, [])
+        for number in range(3000):
+            yield writer.add("tool_call_progress", {"text": "x" * 2000, "number": number})
+
+    def big():
+        for number in range(300):
+            content = Content.of(str(number) * 20_000)
+            yield content.hash, content.text
+
+    tracemalloc.start()
+    try:
+        assert chain.verify(long(), big(), {}).receipts == 3000
+        assert tracemalloc.get_traced_memory()[1] < 2_000_000, "6 MB of receipts and 17 MB of blobs went by"
+    finally:
+        tracemalloc.stop()
 
 
 def test_a_missing_blob_is_named():

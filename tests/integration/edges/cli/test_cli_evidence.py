@@ -5,8 +5,12 @@ import shutil
 import sqlite3
 
 import pytest
+from sqlalchemy import text
 
+from runtime import start_governed_agent_session
 from runtime.core.chain import receipt_hash, text_hash
+from tests.harness.sessions import call as scripted
+from tests.harness.sessions import context, turn_input
 
 LONG = "a long text " * 200
 
@@ -14,8 +18,8 @@ LONG = "a long text " * 200
 @pytest.fixture(scope="module")
 def recorded(call):
     """A session with inline values and a blob for the long one."""
-    for text in ("short", LONG, "ä\ud800"):
-        assert call("../recorded", "notes:read", text).success
+    for note in ("short", LONG, "ä\ud800"):
+        assert call("../recorded", "notes:read", note).success
     return "../recorded"
 
 
@@ -67,6 +71,93 @@ def test_a_flipped_byte_that_leaves_no_text_is_named_as_well(console, copy, tmp_
     said = console("evidence", "verify", recorded, "--json", cwd=tmp_path)
     assert (said.code, said.json["verified"]) == (1, False)
     assert name[:16] in said.json["problem"]["reason"]
+
+
+@pytest.fixture
+def ended(runtime, workers):
+    """A session on either database: two calls side by side, one of which fails, a blob, an answer."""
+    calls = "\n".join([scripted("ledger:big", "abcd"), scripted("ledger:raise", "b")])
+    flow = start_governed_agent_session(
+        runtime=runtime, execute_turn_input=turn_input(calls, "/say All is done."), ctx=context()
+    )
+    workers.drain()
+    assert flow.status() == "completed"
+    return runtime.parts.database
+
+
+def flip_in_row(database, table, column, where):
+    """Change one byte in the middle of one value."""
+    with database.writing() as connection:
+        (value,) = connection.execute(text(f"SELECT {column} FROM {table} WHERE {where}")).one()
+        middle = len(value) // 2
+        damaged = value[:middle] + chr(ord(value[middle]) ^ 1) + value[middle + 1 :]
+        connection.execute(text(f"UPDATE {table} SET {column} = :v WHERE {where}"), {"v": damaged})
+
+
+def test_what_the_journal_says_is_verified_on_both_databases(console, ended, tmp_path, migrated_url):
+    said = console(
+        "evidence", "verify", "s-1", "--json", cwd=tmp_path, AGENT_RUNTIME_DATABASE_URL=migrated_url
+    )
+    assert (said.code, said.json["verified"], said.json["problem"]) == (0, True, None)
+
+
+CALL = "id LIKE '%.0.1'"
+RAISED = "id LIKE '%.0.2'"
+LAST_TURN = "id LIKE '%.1.0'"
+
+
+@pytest.mark.parametrize(
+    ("table", "column", "where", "entry"),
+    [
+        ("blob", "content", "content LIKE '%abcdabcd%' AND content LIKE '{\"wrote%'", ".0.1 fence 1 n 1 "),
+        ("evidence", "body", "step_id LIKE '%.0.2' AND n = 0", ".0.2 fence 1 n 0 (tool_call_started)"),
+        ("step", "output", CALL, ".0.1"),
+        ("step", "output", LAST_TURN, ".1.0"),
+        ("step", "error", RAISED, ".0.2"),
+        ("step", "input", RAISED, ".0.2"),
+        ("step", "usage", LAST_TURN, ".1.0"),
+        ("node", "result", "result IS NOT NULL", "node "),
+        ("message", "content", "number = 0", "message 0 of node"),
+        ("message", "content", "number = 1", "message 1 of node"),
+        ("message", "content", "number = 2", "messages 2 to 3 of node"),
+        ("message", "content", "number = 3", "messages 2 to 3 of node"),
+        ("message", "content", "number = 4", "message 4 of node"),
+    ],
+)
+def test_a_flipped_byte_in_any_row_is_named(
+    console, ended, tmp_path, migrated_url, table, column, where, entry
+):
+    flip_in_row(ended, table, column, where)
+    said = console(
+        "evidence", "verify", "s-1", "--json", cwd=tmp_path, AGENT_RUNTIME_DATABASE_URL=migrated_url
+    )
+    assert (said.code, said.json["verified"]) == (1, False)
+    assert entry in said.json["problem"]["entry"]
+
+
+@pytest.mark.parametrize(
+    "damage",
+    [
+        "DELETE FROM message WHERE number = 4",
+        "DELETE FROM message WHERE number = 2",
+        "DELETE FROM step WHERE id LIKE '%.0.1'",
+        "UPDATE step SET head = NULL WHERE id LIKE '%.0.1'",
+        "UPDATE step SET status = 'failed' WHERE id LIKE '%.0.1'",
+        "UPDATE step SET fence = 2 WHERE id LIKE '%.0.1'",
+        "UPDATE step SET output = NULL WHERE id LIKE '%.0.1'",
+        "UPDATE evidence SET body = 'null' WHERE step_id LIKE '%.0.1' AND n = 0",
+    ],
+)
+def test_rows_that_are_gone_or_contradict_their_receipts_are_named(
+    console, ended, tmp_path, migrated_url, damage
+):
+    with ended.writing() as connection:
+        assert connection.execute(text(damage)).rowcount == 1
+    said = console(
+        "evidence", "verify", "s-1", "--json", cwd=tmp_path, AGENT_RUNTIME_DATABASE_URL=migrated_url
+    )
+    assert (said.code, said.json["verified"]) == (1, False)
+    assert said.json["problem"]["entry"]
 
 
 def test_the_first_entry_that_does_not_fit_is_told_to_people(console, copy, tmp_path, recorded):

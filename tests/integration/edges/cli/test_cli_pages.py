@@ -3,7 +3,8 @@
 import pytest
 
 from runtime import AgentRuntime, start_governed_agent_workflow
-from runtime.store.listing import last_continuations, list_sessions, list_steps, list_votes, read_blobs
+from runtime.store.evidence import read_blobs, snapshot
+from runtime.store.listing import last_continuations, list_sessions, list_steps, list_votes
 
 
 @pytest.fixture
@@ -37,7 +38,8 @@ def test_sessions_steps_votes_and_blobs_are_paged(opened, database):
     assert [step.id for step in list_steps(database, "../paged", after=ids[1], limit=1)] == ids[2:3]
     assert len(ids) == 4
     assert [(vote.approved, vote.reason) for vote in list_votes(database, request_id)] == [(False, "no")]
-    assert len(dict(read_blobs(database, "../paged"))) == 3
+    with snapshot(database) as connection:
+        assert len(dict(read_blobs(connection, "../paged"))) == 3
     assert [move["kind"] for move in last_continuations(database, "../paged")] == ["approval_required"]
 
 
