@@ -13,16 +13,26 @@ from runtime.engine.record import Recording, add_finish
 from runtime.errors import ErrorCode
 from runtime.store import journal
 
+BATCH = 100
+
+AGAIN_MS = 30_000
+"""When a call is looked at again that this process could not finish, since it does not know the tool."""
+
 
 def sweep_crashed(parts: Parts) -> int:
     """Finish host-driven calls whose process was lost: ``crashed``, or in doubt for ``once`` tools."""
-    now = parts.database.now_sql
-    with parts.database.reading() as connection:
+    now = f"(SELECT {parts.database.now_sql})"
+    locking = " FOR UPDATE SKIP LOCKED" if parts.database.dialect == "postgresql" else ""
+    with parts.database.writing() as connection:
         rows = connection.execute(
             text(
-                f"SELECT id FROM step WHERE status = 'running' AND driver = 'host' AND lease_until < {now} "
-                "ORDER BY lease_until LIMIT 100"
-            )
+                f"""UPDATE step SET publish_at = {now} + CAST(:again AS BIGINT)
+                WHERE id IN (SELECT id FROM step WHERE status = 'running' AND lease_until < {now}
+                               AND driver = 'host' AND (publish_at IS NULL OR publish_at <= {now})
+                             ORDER BY lease_until LIMIT :batch{locking})
+                RETURNING id"""
+            ),
+            {"again": AGAIN_MS, "batch": BATCH},
         ).all()
     return sum(_finish_crashed(parts, row.id) for row in rows)
 
@@ -39,7 +49,7 @@ def _finish_crashed(parts: Parts, step_id: str) -> bool:
     failure = ToolFailure(
         code=ErrorCode.TOOL_EXECUTION_FAILED,
         message=f"the process that made this call of {step.tool_name} was lost",
-        details={"reason": "in_doubt" if doubtful else "crashed"},
+        details={"reason": "in_doubt" if doubtful else "crashed", "cause": "worker_lost"},
     )
     outcome = Outcome(
         ToolOutput(success=False, error=failure),

@@ -1,5 +1,10 @@
 """A grant fits one exact call, is used once, and never beats a deny."""
 
+import os
+import threading
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
 import pytest
 from sqlalchemy import text
 
@@ -80,3 +85,23 @@ def test_a_request_that_was_not_answered_in_time_is_denied_by_default(runtime, w
     (request,) = runtime.approvals("s-late", status=None)
     assert request.status == "expired"
     assert runtime.verify("s-late").verified
+
+
+def test_two_calls_at_once_under_one_grant_are_one_that_runs_and_one_that_is_refused(
+    runtime, granted, monkeypatch
+):
+    barrier, passed = threading.Barrier(2), threading.local()
+
+    def reach(point):
+        if point == "start.before_commit" and not hasattr(passed, "once"):
+            passed.once = True
+            barrier.wait(60)
+
+    monkeypatch.setattr(runtime.parts.crash, "reach", reach)
+    with ThreadPoolExecutor(2) as pool:
+        calls = [pool.submit(runtime.execute_tool, "ledger:guarded", {"name": "g"}, granted) for _ in "ab"]
+        outputs = [call.result() for call in calls]
+    (refused,) = [output for output in outputs if not output.success]
+    assert refused.error.details["reason"] == "already_consumed"
+    assert Path(os.environ["LEDGER"]).read_text().count("guarded g") == 1
+    assert runtime.verify("s-1").verified, "the refusal left its receipts too"
