@@ -7,7 +7,7 @@ import logging
 import os
 import sys
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
@@ -16,6 +16,7 @@ from celery.worker import state
 from celery.worker.control import control_command
 
 from runtime.errors import AgentRuntimeError, SpecTampered, StoreUnavailable
+from runtime.live.hints import Carrier
 
 if TYPE_CHECKING:  # beat and Flower load the tasks as well, and have no use for the engine
     from runtime.agent_runtime import AgentRuntime
@@ -63,6 +64,13 @@ def consumed_queues(task: Any) -> tuple[str, ...]:
     return tuple(name.removeprefix(prefix) for name in _at_start if name.startswith(prefix))
 
 
+def carried(task: Any) -> frozenset[Carrier]:
+    """The hints that this very delivery brings along: Celery sends them when the task has returned."""
+    request = task.request
+    found = {Carrier.CHORD: request.chord, Carrier.CHAIN: request.chain}
+    return frozenset(carrier for carrier, brought in found.items() if brought)
+
+
 @contextmanager
 def never_raising(task: Any, what: str) -> Iterator[None]:
     """Keep a task from raising: whatever goes wrong is logged, and SQL still knows what is to be done."""
@@ -77,6 +85,25 @@ def never_raising(task: Any, what: str) -> Iterator[None]:
         logger.error("%s: %s: %s", what, error.code, error)
     except Exception:
         logger.exception("%s failed; the step is tried again when its lease has run out", what)
+
+
+def unserved_queues(opened: AgentRuntime, consumed: Iterable[str], prefix: str) -> Iterator[str]:
+    """What to say of tools that name a queue of their own which a worker for tools does not consume.
+
+    A worker that consumes no tools by its own choice is not asked.
+    """
+    served = set(consumed)
+    if prefix + "tools" not in served:
+        return
+    own: dict[str, list[str]] = {}
+    for tool in opened.parts.host.registry:
+        if prefix + tool.queue not in served:
+            own.setdefault(prefix + tool.queue, []).append(tool.name)
+    for queue, names in own.items():
+        yield (
+            f"calls of {', '.join(names)} run on queue {queue!r}, which this worker does not consume; give "
+            f"it or another one '-Q {queue}' ('agent-runtime doctor' says whether one does)"
+        )
 
 
 # --- the way out ----------------------------------------------------------------------------------
@@ -136,6 +163,8 @@ def connect_signals(
                 "this worker runs turns and tools in one pool, where long calls of the one hold up the "
                 "other; 'agent-runtime worker' runs them apart"
             )
+        for problem in unserved_queues(opened, app.amqp.queues.consume_from, queue_prefix):
+            logger.warning("%s", problem)
         if "prefork" in sender.pool_cls.__module__:
             opened.close()
             gc.freeze()  # what is loaded by now stays shared with the children that are forked next

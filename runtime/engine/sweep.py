@@ -1,11 +1,13 @@
 """Finds what nobody is working on, from rows alone, and sends hints for it.
 
-It runs every second, in several places at once if need be: each batch is claimed by moving the rows on
-before anything is sent. What it does not find in one batch it finds in the next.
+It runs every second, in several places at once if need be: each batch is claimed by moving the rows' due time
+on before anything is sent or done. What is found again and again is tried ever less often, so that it cannot
+keep the rest waiting. What it does not find in one batch it finds in the next.
 """
 
 from __future__ import annotations
 
+import logging
 from dataclasses import dataclass
 from typing import Any
 
@@ -13,12 +15,19 @@ from sqlalchemy import Connection, text
 
 from runtime.core.model import StepKind
 from runtime.engine.approvals import expire
+from runtime.engine.deadlines import end_overdue_waits
 from runtime.engine.host_crashes import sweep_crashed
 from runtime.engine.parts import Parts
+from runtime.errors import StoreUnavailable
 from runtime.live.hints import AdvanceHint, Hint, StepHint
 from runtime.store.engine import Database
 
+logger = logging.getLogger(__name__)
+
 BATCH = 500
+
+EXPIRY_BATCH = 100
+"""How many approval requests one sweep expires, each in a transaction of its own."""
 
 PROPAGATION_GRACE_MS = 1_000
 """How long a record's own advance is left to act before the sweep sends another."""
@@ -37,16 +46,29 @@ class Swept:
 
 def sweep(parts: Parts) -> Swept:
     """Publish what is due and unpublished, what lost its holder, and what was not propagated."""
-    settings = parts.settings
-    ready = _claim_ready(parts.database, settings.republish_seconds, settings.republish_max_seconds)
-    lost = _claim_lost(parts.database, settings.republish_seconds)
-    sessions = _unpropagated(parts.database)
+    settings, database = parts.settings, parts.database
+    backoff = Backoff(settings.republish_seconds, settings.republish_max_seconds)
+    ready = _claim_ready(database, backoff)
+    lost = _claim_lost(database, settings.republish_seconds)
+    sessions = _claim_unpropagated(database, backoff)
     hints: list[Hint] = [*ready, *lost, *(AdvanceHint(session_id) for session_id in sessions)]
     parts.publisher.publish(hints)
-    crashed = sweep_crashed(parts)
     _restore_waits(parts)
-    expired = sum(expire(parts, request_id) for request_id in _expired(parts.database))
+    expired = sum(_expire(parts, request_id) for request_id in _claim_expired(database, backoff))
+    crashed = sweep_crashed(parts)
+    end_overdue_waits(database)
     return Swept(len(ready), len(lost), len(sessions), expired, crashed)
+
+
+def _expire(parts: Parts, request_id: str) -> bool:
+    """Expire one request; one that cannot be expired is left for later, and the others go on."""
+    try:
+        return expire(parts, request_id)
+    except StoreUnavailable:
+        raise
+    except Exception:  # whatever it is, it concerns this request alone
+        logger.exception("approval request %s could not be expired; it is tried again later", request_id)
+        return False
 
 
 def _restore_waits(parts: Parts) -> None:
@@ -62,31 +84,54 @@ def _restore_waits(parts: Parts) -> None:
         parts.live.restore_waits({row.id: row.expires_at for row in rows})
 
 
-def _locking(connection: Connection) -> str:
-    return " FOR UPDATE SKIP LOCKED" if connection.dialect.name == "postgresql" else ""
+@dataclass(frozen=True, slots=True)
+class Backoff:
+    """After how many seconds a row is found again: ``first``, doubling each time, at most ``longest``."""
+
+    first: float
+    longest: float
+
+    def sql(self, count: str) -> str:
+        """SQL of the delay in milliseconds after ``count`` (SQL as well) attempts; see `params`."""
+        doubled = f"CAST(:first AS BIGINT) * (1 << {count})"
+        longest = "CAST(:longest AS BIGINT)"
+        return f"CASE WHEN {count} > 20 OR {doubled} > {longest} THEN {longest} ELSE {doubled} END"
+
+    @property
+    def params(self) -> dict[str, int]:
+        """The parameters of `sql`."""
+        return {"first": round(self.first * 1000), "longest": round(self.longest * 1000)}
 
 
-def _claim_ready(database: Database, first_s: float, longest_s: float) -> list[Hint]:
+def _locking(connection: Connection, rows: str = "step") -> str:
+    """What makes each of several sweeps take other rows; SQLite has one writer at a time anyway."""
+    return f" FOR UPDATE OF {rows} SKIP LOCKED" if connection.dialect.name == "postgresql" else ""
+
+
+def _now(database: Database) -> str:
+    """SQL of the instant at which a statement began: only what does not change can bound an index scan."""
+    return f"(SELECT {database.now_sql})"
+
+
+def _claim_ready(database: Database, backoff: Backoff) -> list[Hint]:
     """Ready rows whose time to publish has come; the next time backs off with each publish."""
-    now = database.now_sql
+    now = _now(database)
     with database.writing() as connection:
         rows = connection.execute(
             text(
-                f"""UPDATE step SET publishes = publishes + 1, publish_at = {now} +
-                    CASE WHEN publishes > 6 THEN CAST(:longest AS BIGINT)
-                         ELSE CAST(:first AS BIGINT) * (1 << publishes) END
+                f"""UPDATE step SET publishes = publishes + 1, publish_at = {now} + {backoff.sql("publishes")}
                 WHERE id IN (SELECT id FROM step WHERE status = 'ready' AND publish_at <= {now}
                              ORDER BY publish_at LIMIT :batch{_locking(connection)})
                 RETURNING id, session_id, node_id, kind, queue, driver"""
             ),
-            {"first": round(first_s * 1000), "longest": round(longest_s * 1000), "batch": BATCH},
+            {**backoff.params, "batch": BATCH},
         ).all()
     return [_hint(row) for row in rows if row.driver == "worker"]
 
 
 def _claim_lost(database: Database, again_s: float) -> list[Hint]:
     """Running rows whose lease ran out; whoever takes the hint decides what that means."""
-    now = database.now_sql
+    now = _now(database)
     with database.writing() as connection:
         rows = connection.execute(
             text(
@@ -101,29 +146,51 @@ def _claim_lost(database: Database, again_s: float) -> list[Hint]:
     return [_hint(row) for row in rows]
 
 
-def _unpropagated(database: Database) -> list[str]:
-    predicate = "propagated = 0" if database.dialect == "sqlite" else "NOT propagated"
-    with database.reading() as connection:
+def _claim_unpropagated(database: Database, backoff: Backoff) -> list[str]:
+    """Sessions of steps that ended and from which nothing was made to follow.
+
+    A record leaves the moment it was written as the time to publish, so that what was published before the
+    step ended does not count for the delay.
+    """
+    now, predicate = _now(database), "propagated = 0" if database.dialect == "sqlite" else "NOT propagated"
+    count = "CASE WHEN publish_at <= finished_at THEN 0 ELSE publishes END"
+    with database.writing() as connection:
         rows = connection.execute(
             text(
-                f"SELECT DISTINCT session_id FROM step WHERE {predicate} "
-                f"AND finished_at < {database.now_sql} - :grace LIMIT :batch"
+                f"""UPDATE step SET publishes = {count} + 1, publish_at = {now} + {backoff.sql(f"({count})")}
+                WHERE id IN (SELECT id FROM step WHERE {predicate} AND publish_at <= {now} - :grace
+                             ORDER BY publish_at LIMIT :batch{_locking(connection)})
+                RETURNING session_id"""
             ),
-            {"grace": PROPAGATION_GRACE_MS, "batch": BATCH},
-        )
-        return [row[0] for row in rows]
+            {**backoff.params, "grace": PROPAGATION_GRACE_MS, "batch": BATCH},
+        ).all()
+    return list(dict.fromkeys(row.session_id for row in rows))
 
 
-def _expired(database: Database) -> list[str]:
-    with database.reading() as connection:
+def _claim_expired(database: Database, backoff: Backoff) -> list[str]:
+    """Pending requests that nobody answered in time; the step that waits keeps when to look again."""
+    now = _now(database)
+    with database.writing() as connection:
         rows = connection.execute(
             text(
-                f"SELECT id FROM approval WHERE status = 'pending' AND expires_at <= {database.now_sql} "
-                "ORDER BY expires_at LIMIT :batch"
+                f"""SELECT a.id, a.step_id FROM approval a JOIN step s ON s.id = a.step_id
+                WHERE a.status = 'pending' AND a.expires_at <= {now}
+                  AND (s.publish_at IS NULL OR s.publish_at <= {now})
+                ORDER BY a.expires_at LIMIT :batch{_locking(connection, "s")}"""
             ),
-            {"batch": BATCH},
-        )
-        return [row[0] for row in rows]
+            {"batch": EXPIRY_BATCH},
+        ).all()
+        if rows:
+            places = {f"s{k}": row.step_id for k, row in enumerate(rows)}
+            connection.execute(
+                text(
+                    "UPDATE step SET publishes = publishes + 1, "
+                    f"publish_at = {now} + {backoff.sql('publishes')} "
+                    f"WHERE id IN ({', '.join(f':{name}' for name in places)})"
+                ),
+                {**backoff.params, **places},
+            )
+    return [row.id for row in rows]
 
 
 def _hint(row: Any) -> StepHint:

