@@ -6,13 +6,7 @@ but on queues of their own, which nobody consumes.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
-from dataclasses import dataclass
-from typing import Any
-
-import redis
-from sqlalchemy import event
+from collections.abc import Callable, Sequence
 
 from bench.figure import Figure, Line, Spread
 from bench.lab import Lab
@@ -22,49 +16,9 @@ from runtime.engine.executor import Executor
 from runtime.live.celery_settings import QUEUES
 from runtime.live.hints import Hint, Publisher, StepHint
 from runtime.live.publisher import CeleryPublisher
-from runtime.store.engine import Database
+from tests.harness.counting import Counts, counting
 
-_NOT_STATEMENTS = ("BEGIN", "COMMIT", "ROLLBACK")
 CALLS = 3
-
-
-@dataclass
-class Cost:
-    """What was counted."""
-
-    statements: int = 0
-    commits: int = 0
-    redis: int = 0
-
-
-@contextmanager
-def counting(database: Database) -> Iterator[Cost]:
-    """Count in this process while the block runs."""
-    cost = Cost()
-
-    def executed(_connection: Any, _cursor: Any, statement: str, *_: Any) -> None:
-        if not statement.strip().upper().startswith(_NOT_STATEMENTS):
-            cost.statements += 1
-
-    def committed(_connection: Any) -> None:
-        cost.commits += 1
-
-    kind = redis.connection.AbstractConnection
-    send = kind.send_packed_command
-
-    def sent(self: Any, *arguments: Any, **options: Any) -> Any:
-        cost.redis += 1
-        return send(self, *arguments, **options)  # type: ignore[no-untyped-call]
-
-    kind.send_packed_command = sent  # type: ignore[method-assign]
-    event.listen(database.engine, "before_cursor_execute", executed)
-    event.listen(database.engine, "commit", committed)
-    try:
-        yield cost
-    finally:
-        event.remove(database.engine, "before_cursor_execute", executed)
-        event.remove(database.engine, "commit", committed)
-        kind.send_packed_command = send  # type: ignore[method-assign]
 
 
 class _Kept:
@@ -91,11 +45,11 @@ def measure(lab: Lab, quick: bool) -> list[Line]:
     return [line for kind, cost in costs.items() for line in _lines(kind, cost)]
 
 
-def _session(lab: Lab, kept: _Kept) -> dict[str, Cost]:
+def _session(lab: Lab, kept: _Kept) -> dict[str, Counts]:
     executor, database = lab.runtime.executor(), lab.runtime.parts.database
     # A first session opens the connections.
     for session_id in (lab.run_id("counted"), lab.run_id("counted")):
-        costs: dict[str, Cost] = {}
+        costs: dict[str, Counts] = {}
         turns = 0
         start_session(lab, session_id, CALLS)
         while kept.hints:
@@ -104,7 +58,7 @@ def _session(lab: Lab, kept: _Kept) -> dict[str, Cost]:
             turns += isinstance(hint, StepHint) and hint.kind is StepKind.TURN
             with counting(database) as cost:
                 _running(executor, hint)()
-            costs[kind] = cost
+            costs[kind] = cost.counts
     return costs
 
 
@@ -122,7 +76,7 @@ def _kind(hint: Hint, turns: int) -> str:
     return {0: "first turn", CALLS: "last turn"}.get(turns, "turn")
 
 
-def _host_call(lab: Lab) -> dict[str, Cost]:
+def _host_call(lab: Lab) -> dict[str, Counts]:
     ctx = ExecutionContext(
         run_id="bench",
         task_id="bench",
@@ -132,10 +86,10 @@ def _host_call(lab: Lab) -> dict[str, Cost]:
     lab.runtime.execute_tool("bench:noop", {"n": 0}, ctx).unwrap()
     with counting(lab.runtime.parts.database) as cost:
         lab.runtime.execute_tool("bench:noop", {"n": 1}, ctx).unwrap()
-    return {"host-driven call": cost}
+    return {"host-driven call": cost.counts}
 
 
-def _lines(kind: str, cost: Cost) -> list[Line]:
+def _lines(kind: str, cost: Counts) -> list[Line]:
     def line(unit: str, count: int) -> Line:
         return Line(kind, unit, Spread(count, count, count))
 
@@ -143,6 +97,7 @@ def _lines(kind: str, cost: Cost) -> list[Line]:
         line("SQL statements", cost.statements),
         line("commits", cost.commits),
         line("Redis round trips", cost.redis),
+        line("pool pings", cost.pings),
     ]
 
 

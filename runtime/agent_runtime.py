@@ -17,14 +17,16 @@ from runtime.core.chain import Verification
 from runtime.core.model import ExecutionContext, ToolOutput, WorkflowNode
 from runtime.engine import host
 from runtime.engine.approvals import Answer, Resolution, resolve
-from runtime.engine.control import resume_session
 from runtime.engine.executor import Executor
+from runtime.engine.forks import fork_session
 from runtime.engine.handle import SessionHandle, TurnHandle
 from runtime.engine.host_crashes import sweep_crashed
+from runtime.engine.identity import admit, turn_session_id
 from runtime.engine.leases import Leases
 from runtime.engine.parts import Parts, ToolRunner
+from runtime.engine.resuming import resume_session
 from runtime.engine.sessions import Definition, start_session
-from runtime.errors import InvalidInput, SessionNotFound
+from runtime.errors import InvalidInput
 from runtime.kernel.tool_host import ToolHost
 from runtime.live.application import check_application
 from runtime.live.hints import Hint, Publisher
@@ -38,7 +40,6 @@ from runtime.store.approvals import Approval, list_approvals
 from runtime.store.engine import Database
 from runtime.store.evidence import verify_session
 from runtime.store.migrate import ensure_schema
-from runtime.store.sessions import read_status
 from runtime.tools.declare import ToolDefinition
 from runtime.tools.process import ToolSetup
 from runtime.tools.registry import ToolRegistry
@@ -162,11 +163,15 @@ class AgentRuntime:
             ctx: On whose behalf, and what narrows it.
 
         Returns:
-            The output; denials, parked approvals and failures are outputs with an ``error``.
+            The output; denials, parked approvals and failures are outputs with an ``error``. Its metadata
+            names the ``step_id`` and says whether the end of the call was ``recorded``. If not, the call
+            ended all the same, and ``warning`` says why its end is not in the database: do not repeat it as
+            if it had not run.
 
         Raises:
             InvalidInput: On a malformed context.
-            SessionConflict: If the session belongs to another principal or was cancelled.
+            SessionConflict: If the session belongs to another principal or was cancelled, or too many calls
+                of the same run and task were made at once; then the call did not run.
             StoreUnavailable: If evidence cannot be written; then the call did not run.
         """
         return host.execute(self.parts, name, input, as_context(ctx))
@@ -182,13 +187,26 @@ class AgentRuntime:
     ) -> Resolution:
         """Answer an approval request; the first answer wins, and the approved call itself runs.
 
+        Who answers is by nature somebody else than who asked, so no principal of the session is required:
+        an answer shows nothing of the session but its id and the tool's name.
+
+        Args:
+            request_id: The request.
+            approved: Whether the call may run.
+            approved_by: The principal who answers.
+            reason: Why; it is kept, and told to the model.
+            established_by: How it is known who answers: ``asserted``, ``os-user`` or ``http-auth``.
+
         Raises:
             ApprovalRefused: If the request is unknown, answered, expired or cancelled.
         """
         return resolve(self.parts, Answer(request_id, approved, approved_by, established_by, reason))
 
     def approvals(self, session_id: str | None = None, status: str | None = "pending") -> list[Approval]:
-        """Approval requests, those that expire first first."""
+        """Approval requests, those that expire first first.
+
+        They are for those who answer, of every session: show an application's users their own only.
+        """
         return list_approvals(self.parts.database, session_id=session_id, status=status)
 
     # --- worker-driven ----------------------------------------------------------------------------
@@ -216,8 +234,8 @@ class AgentRuntime:
         Args:
             input: The input of ``agent:execute-turn``.
             ctx: On whose behalf; its session is made for this turn.
-            idempotency_key: A repeat with the same key and input is the same turn. The default is the
-                session id alone.
+            idempotency_key: A repeat with the same session id, key and input is the same turn. Each key
+                gets a session of its own; its id is in the handle. The default is the session id alone.
             priority: 0 (first) to 9.
 
         Raises:
@@ -228,29 +246,154 @@ class AgentRuntime:
         if not 0 <= priority <= 9:
             raise InvalidInput(f"priority is {priority}; give 0 (first) to 9 (last)")
         if idempotency_key is not None:
-            context = context.model_copy(update={"session_id": f"{context.session_id}#{idempotency_key}"})
+            session_id = turn_session_id(context.session_id, idempotency_key)
+            context = context.model_copy(update={"session_id": session_id})
         given = {**input, "session_id": context.session_id}
         node = WorkflowNode(id="turn", execute_turn_input=given, max_turns=1)
         self.start(Definition("turn", (node,), context, priority=priority))
         return TurnHandle(self.parts, context.session_id)
 
     def resume(
-        self, session_id: str, *, principal: str | None = None, messages: Iterable[Any] | None = None
+        self,
+        session_id: str,
+        *,
+        principal: str | None = None,
+        messages: Iterable[Any] | None = None,
+        idempotency_key: str | None = None,
+        max_turns_per_invocation: int | None = None,
     ) -> SessionHandle:
-        """Continue what is suspended, retry what failed, or say something more; see `resume_session`."""
-        resume_session(
-            self.parts, session_id, principal=principal, messages=None if messages is None else list(messages)
-        )
-        return SessionHandle(self.parts, session_id)
+        """Wake what is due, continue what is suspended, retry what failed, or say something more.
 
-    def session(self, session_id: str) -> SessionHandle:
-        """The handle of an existing session.
+        See `runtime.engine.resuming.resume_session`.
+
+        Args:
+            session_id: The session.
+            principal: Who resumes; must be the principal for whom the session was started.
+            messages: For linear sessions: what is said next.
+            idempotency_key: A repeat with the same key changes nothing.
+            max_turns_per_invocation: Turn budget of the nodes that go on; default: each node's own.
 
         Raises:
             SessionNotFound: If there is no such session.
+            SessionConflict: If it was cancelled, is paused, belongs to another principal, or is in the
+                middle of a turn and cannot take messages.
         """
-        if read_status(self.parts.database, session_id) is None:
-            raise SessionNotFound(f"no session {session_id!r}; see 'agent-runtime sessions list'")
+        resume_session(
+            self.parts,
+            session_id,
+            principal=principal,
+            messages=None if messages is None else list(messages),
+            idempotency_key=idempotency_key,
+            max_turns=max_turns_per_invocation,
+        )
+        return SessionHandle(self.parts, session_id)
+
+    def pause(
+        self, session_id: str, *, reason: str | None = None, principal: str | None = None
+    ) -> SessionHandle:
+        """Let nothing of a session start until `unpause`; running steps finish, and answers are kept.
+
+        Args:
+            session_id: The session.
+            reason: Why; evidence keeps it.
+            principal: Who asks, as for `session`.
+
+        Raises:
+            SessionNotFound: If there is no such session.
+            SessionConflict: If it was cancelled, has ended, or belongs to another principal.
+        """
+        handle = self.session(session_id, principal=principal)
+        handle.pause(reason)
+        return handle
+
+    def unpause(
+        self, session_id: str, *, reason: str | None = None, principal: str | None = None
+    ) -> SessionHandle:
+        """Let a paused session go on; takes and raises what `pause` does."""
+        handle = self.session(session_id, principal=principal)
+        handle.unpause(reason)
+        return handle
+
+    def signal(
+        self,
+        session_id: str,
+        node_id: str,
+        messages: Iterable[Mapping[str, Any]],
+        *,
+        idempotency_key: str | None = None,
+        principal: str | None = None,
+    ) -> SessionHandle:
+        """Hand messages to a node that has not ended; its next turn sees them.
+
+        Args:
+            session_id: The session.
+            node_id: The node; an instance of a ``for_each``, not the group.
+            messages: As in a turn's input.
+            idempotency_key: A repeat with the same key for the same node changes nothing.
+            principal: Who asks, as for `session`.
+
+        Raises:
+            SessionNotFound: If there is no such session.
+            SessionConflict: If the session or the node has ended, takes no messages, or belongs to another
+                principal.
+            InvalidInput: On malformed messages.
+        """
+        handle = self.session(session_id, principal=principal)
+        handle.signal(node_id, messages, idempotency_key=idempotency_key)
+        return handle
+
+    def fork(
+        self,
+        session_id: str,
+        node_id: str,
+        *,
+        new_session_id: str,
+        principal: str | None = None,
+        allow_effects: bool = False,
+        messages: Iterable[Mapping[str, Any]] | None = None,
+    ) -> SessionHandle:
+        """Run a node and what follows from it again, in a new session that keeps the rest.
+
+        See `runtime.engine.forks.fork_session`.
+
+        Args:
+            session_id: The source, in any state.
+            node_id: A node of its definition.
+            new_session_id: The new session; a repeat with the same arguments is the same session.
+            principal: Who forks; must be the principal for whom the source was started.
+            allow_effects: Whether ``once`` calls that were made may be made again.
+            messages: What the node is told instead.
+
+        Raises:
+            SessionNotFound: If there is no such source.
+            SessionConflict: If it belongs to another principal, the new id is taken, or a ``once`` call
+                would be made again.
+            InvalidInput: On a bad id, an unknown node or malformed messages.
+        """
+        fork_session(
+            self.parts,
+            session_id,
+            node_id,
+            new_session_id=new_session_id,
+            principal=principal,
+            allow_effects=allow_effects,
+            messages=None if messages is None else list(messages),
+        )
+        return SessionHandle(self.parts, new_session_id)
+
+    def session(self, session_id: str, *, principal: str | None = None) -> SessionHandle:
+        """The handle of an existing session; what it reads and cancels is on behalf of the principal.
+
+        Args:
+            session_id: The session.
+            principal: Who asks. A session that was started for a principal is shown to that one only; one
+                that was started for nobody in particular is shown to all who can name it.
+
+        Raises:
+            SessionNotFound: If there is no such session.
+            SessionConflict: If it belongs to another principal.
+        """
+        admit(self.parts.database, session_id, principal)
         return SessionHandle(self.parts, session_id)
 
     def executor(self) -> Executor:
@@ -259,13 +402,18 @@ class AgentRuntime:
 
     # --- evidence, workspace ----------------------------------------------------------------------
 
-    def verify(self, session_id: str) -> Verification:
+    def verify(self, session_id: str, *, principal: str | None = None) -> Verification:
         """Recompute a session's evidence.
+
+        Args:
+            session_id: The session.
+            principal: Who asks, as for `session`.
 
         Raises:
             SessionNotFound: If there is no such session.
+            SessionConflict: If it belongs to another principal.
         """
-        self.session(session_id)
+        admit(self.parts.database, session_id, principal)
         return verify_session(self.parts.database, session_id)
 
     def activate_workspace(self) -> list[str]:
@@ -318,6 +466,28 @@ class AgentRuntime:
     ) -> TurnHandle:
         """`enqueue_turn` without blocking the event loop."""
         return await asyncio.to_thread(lambda: self.enqueue_turn(input, ctx, **options))
+
+    async def aresume(self, session_id: str, **options: Any) -> SessionHandle:
+        """`resume` without blocking the event loop."""
+        return await asyncio.to_thread(lambda: self.resume(session_id, **options))
+
+    async def apause(self, session_id: str, **options: Any) -> SessionHandle:
+        """`pause` without blocking the event loop."""
+        return await asyncio.to_thread(lambda: self.pause(session_id, **options))
+
+    async def aunpause(self, session_id: str, **options: Any) -> SessionHandle:
+        """`unpause` without blocking the event loop."""
+        return await asyncio.to_thread(lambda: self.unpause(session_id, **options))
+
+    async def asignal(
+        self, session_id: str, node_id: str, messages: Iterable[Mapping[str, Any]], **options: Any
+    ) -> SessionHandle:
+        """`signal` without blocking the event loop."""
+        return await asyncio.to_thread(lambda: self.signal(session_id, node_id, messages, **options))
+
+    async def afork(self, session_id: str, node_id: str, **options: Any) -> SessionHandle:
+        """`fork` without blocking the event loop."""
+        return await asyncio.to_thread(lambda: self.fork(session_id, node_id, **options))
 
     def _publish(self, hints: list[Hint]) -> None:
         if hints and not self.parts.publisher.publish(hints):

@@ -72,14 +72,31 @@ def resume_governed_agent_session(
     session_id: str,
     messages: Iterable[Mapping[str, Any]] | None = None,
     principal: str | None = None,
+    idempotency_key: str | None = None,
+    max_turns_per_invocation: int | None = None,
 ) -> SessionHandle:
     """Go on with a linear session: say something more, or continue what was suspended or failed.
 
+    Args:
+        runtime: An open runtime.
+        session_id: The session.
+        messages: What is said next; without any, what was suspended or failed goes on.
+        principal: Who resumes; must be the principal for whom the session was started.
+        idempotency_key: A repeat with the same key changes nothing.
+        max_turns_per_invocation: Turns until the session is suspended again; default: as it was started.
+
     Raises:
         SessionNotFound: If there is no such session.
-        SessionConflict: If it was cancelled, belongs to another principal, or is in the middle of a turn.
+        SessionConflict: If it was cancelled, is paused, belongs to another principal, or is in the middle of
+            a turn.
     """
-    return runtime.resume(session_id, principal=principal, messages=messages)
+    return runtime.resume(
+        session_id,
+        principal=principal,
+        messages=messages,
+        idempotency_key=idempotency_key,
+        max_turns_per_invocation=max_turns_per_invocation,
+    )
 
 
 def start_governed_agent_workflow(
@@ -107,15 +124,34 @@ def start_governed_agent_workflow(
 
 
 def resume_governed_agent_workflow(
-    *, runtime: AgentRuntime, session_id: str, principal: str | None = None
+    *,
+    runtime: AgentRuntime,
+    session_id: str,
+    principal: str | None = None,
+    idempotency_key: str | None = None,
+    max_turns_per_invocation: int | None = None,
 ) -> SessionHandle:
     """Go on with a workflow: wake what is due, retry what failed, continue what was suspended.
 
+    On a workflow that has completed this changes nothing but the record.
+
+    Args:
+        runtime: An open runtime.
+        session_id: The session.
+        principal: Who resumes; must be the principal for whom the session was started.
+        idempotency_key: A repeat with the same key changes nothing.
+        max_turns_per_invocation: Turn budget of the nodes that go on; default: each node's own.
+
     Raises:
         SessionNotFound: If there is no such session.
-        SessionConflict: If it was cancelled or belongs to another principal.
+        SessionConflict: If it was cancelled, is paused, or belongs to another principal.
     """
-    return runtime.resume(session_id, principal=principal)
+    return runtime.resume(
+        session_id,
+        principal=principal,
+        idempotency_key=idempotency_key,
+        max_turns_per_invocation=max_turns_per_invocation,
+    )
 
 
 async def arun_governed_agent_loop(**arguments: Any) -> LoopResult:

@@ -4,39 +4,20 @@ from __future__ import annotations
 
 import re
 from datetime import timedelta
-from typing import Annotated, Any, Self
+from typing import Annotated, Self
 
-from pydantic import BeforeValidator, Field, model_validator
+from pydantic import Field, model_validator
 
+from runtime.core.durations import Duration
 from runtime.core.intents import Intent
 from runtime.core.model import Decision, Frozen, Scope
 from runtime.core.policy import PolicyRule
 from runtime.core.profile import ModelProfile
 
-_UNITS = {"s": "seconds", "m": "minutes", "h": "hours", "d": "days", "w": "weeks"}
 _CRON_FIELD = r"[0-9A-Za-z*/,\-]+"
 
 Name = Annotated[str, Field(min_length=1, pattern=r"^\S(.*\S)?$")]
 Count = Annotated[int, Field(gt=0)]
-
-
-def _duration(value: Any) -> Any:
-    """``24h``, ``90m``, ``1h30m`` as a span of time."""
-    if isinstance(value, timedelta):
-        return value
-    if not isinstance(value, str) or not re.fullmatch(r"(\d+[smhdw])+", value):
-        raise ValueError("is not a duration — write a number and a unit, such as 24h, 90m or 1h30m")
-    parts = re.findall(r"(\d+)([smhdw])", value)
-    try:
-        span = sum((timedelta(**{_UNITS[unit]: int(number)}) for number, unit in parts), timedelta())
-    except OverflowError:
-        raise ValueError("is longer than can be reckoned with — write a shorter one, such as 30d") from None
-    if not span:
-        raise ValueError("is no time at all — write a longer duration, such as 24h")
-    return span
-
-
-Duration = Annotated[timedelta, BeforeValidator(_duration)]
 
 
 class LimitsConfig(Frozen):

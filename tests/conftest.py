@@ -28,13 +28,6 @@ if (
     signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
-def pytest_collection_modifyitems(items):
-    """Keep a file's tests on one process, whose servers they share; what kills its own stack may spread."""
-    for item in items:
-        if "chaos" not in item.path.parts:
-            item.add_marker(pytest.mark.xdist_group(str(item.path)))
-
-
 @pytest.fixture(scope="session")
 def postgres_server(tmp_path_factory):
     """A private PostgreSQL server from a wheel."""

@@ -2,19 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from datetime import datetime
+from graphlib import TopologicalSorter
 
-from runtime.core.model import WorkflowNode
+from runtime.core.model import ForEach, WorkflowNode
 from runtime.errors import InvalidInput
+
+MAX_INSTANCES = 10_000
+"""Upper bound on the instances of one ``for_each``."""
 
 
 def validate_graph(nodes: Sequence[WorkflowNode]) -> None:
     """Refuse graphs that could never run.
 
     Raises:
-        InvalidInput: On an empty graph, duplicate ids, unknown dependencies, or a cycle; the message
-            names the id or the cycle.
+        InvalidInput: On an empty graph, duplicate ids, unknown dependencies, conditions on nodes that are not
+            dependencies, bad wake times, or a cycle; the message names the id or the cycle.
     """
     if not nodes:
         raise InvalidInput("workflow.nodes is empty; define at least one node")
@@ -23,19 +27,83 @@ def validate_graph(nodes: Sequence[WorkflowNode]) -> None:
         if node.id in known:
             raise InvalidInput(f"node id {node.id!r} is used twice; ids must be unique in a workflow")
         known.add(node.id)
+    _check_instances(nodes, known)
     for node in nodes:
-        for name in (*node.depends_on, *node.context_from):
-            if name not in known:
-                raise InvalidInput(
-                    f"node {node.id!r} depends on {name!r}, which is not a node; known: {sorted(known)}"
-                )
-        if len(set(node.depends_on)) != len(node.depends_on):
-            raise InvalidInput(f"node {node.id!r} names a dependency twice: {list(node.depends_on)}")
-        if node.wake_at is not None:
-            wake_time(node.id, node.wake_at)
+        _check_node(node, known)
     cycle = find_cycle(nodes)
     if cycle:
         raise InvalidInput(f"the graph has a cycle: {' -> '.join(cycle)}; remove one of these edges")
+    _check_context(nodes)
+
+
+def _check_instances(nodes: Sequence[WorkflowNode], known: set[str]) -> None:
+    for node in nodes:
+        if node.for_each is None:
+            continue
+        prefix = f"{node.id}["
+        if taken := sorted(name for name in known if name.startswith(prefix)):
+            raise InvalidInput(
+                f"node id {taken[0]!r} is what an instance of {node.id!r} is called; rename one of them"
+            )
+        if node.for_each == ():
+            raise InvalidInput(f"for_each of node {node.id!r} is an empty list; leave the node out")
+        if isinstance(node.for_each, tuple) and len(node.for_each) > MAX_INSTANCES:
+            raise InvalidInput(
+                f"for_each of node {node.id!r} has {len(node.for_each)} items; "
+                f"at most {MAX_INSTANCES} run, so split the list"
+            )
+
+
+def _check_node(node: WorkflowNode, known: set[str]) -> None:
+    for name in (*node.depends_on, *node.context_from):
+        if name not in known:
+            raise InvalidInput(
+                f"node {node.id!r} depends on {name!r}, which is not a node; known: {sorted(known)}"
+            )
+    if len(set(node.depends_on)) != len(node.depends_on):
+        raise InvalidInput(f"node {node.id!r} names a dependency twice: {list(node.depends_on)}")
+    asked = [("when", condition.node) for condition in node.when]
+    if isinstance(node.for_each, ForEach):
+        asked.append(("for_each", node.for_each.node))
+    for field, name in asked:
+        if name not in node.depends_on:
+            raise InvalidInput(
+                f"{field} of node {node.id!r} names {name!r}, which is not in its depends_on "
+                f"{list(node.depends_on)}; add it there"
+            )
+    if node.wake_at is not None:
+        wake_time(node.id, node.wake_at)
+        if node.wake_after is not None:
+            raise InvalidInput(f"node {node.id!r} has both wake_at and wake_after; keep one of them")
+
+
+def _check_context(nodes: Sequence[WorkflowNode]) -> None:
+    """Results are read when a node starts, so they must come from what is over by then."""
+    if not any(node.context_from for node in nodes):
+        return
+    above = upstream(nodes)
+    for node in nodes:
+        for name in node.context_from:
+            if name not in above[node.id]:
+                raise InvalidInput(
+                    f"context_from of node {node.id!r} names {name!r}, which is not upstream of it; "
+                    "add it to depends_on"
+                )
+
+
+def upstream(nodes: Sequence[WorkflowNode]) -> dict[str, frozenset[str]]:
+    """All direct and indirect dependencies of each node of a graph without cycles."""
+    depends = {node.id: node.depends_on for node in nodes}
+    above: dict[str, frozenset[str]] = {}
+    for name in in_order(depends):
+        direct = depends[name]
+        above[name] = frozenset(direct).union(*(above[each] for each in direct))
+    return above
+
+
+def in_order(depends: Mapping[str, Sequence[str]]) -> list[str]:
+    """The ids of a graph without cycles, dependencies first."""
+    return list(TopologicalSorter(depends).static_order())
 
 
 def find_cycle(nodes: Sequence[WorkflowNode]) -> list[str] | None:

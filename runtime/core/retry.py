@@ -1,7 +1,7 @@
-"""Which answers of a model provider are worth another attempt, and when.
+"""Which failures are worth another attempt, and when.
 
-The rule is 17 of the provider protocol notes: 408, 409, 429 and every 5xx (529 among them) may be repeated;
-``x-should-retry`` overrides; an exhausted quota never comes back by waiting.
+The rule for providers is 17 of the provider protocol notes: 408, 409, 429 and every 5xx (529 among them) may
+be repeated; ``x-should-retry`` overrides; an exhausted quota never comes back by waiting.
 """
 
 from __future__ import annotations
@@ -12,11 +12,51 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
 
+from runtime.core.durations import milliseconds
+from runtime.core.model import RetryPolicy
+
 MAX_RETRY_AFTER_S = 300.0
 """Upper bound on the wait that a provider may ask for, in seconds."""
 
 _RETRYABLE = frozenset({408, 409, 429})
 _EXHAUSTED = frozenset({"insufficient_quota", "billing_hard_limit_reached"})
+
+
+def next_delay(
+    policy: RetryPolicy,
+    *,
+    attempt: int,
+    code: str,
+    retryable: bool,
+    elapsed_ms: int,
+    chance: float,
+    asked_s: float | None = None,
+) -> int | None:
+    """When to make the next attempt.
+
+    Args:
+        policy: How often, and after which delays.
+        attempt: Number of the attempt that failed, from 1.
+        code: Its error code.
+        retryable: What the failure says of itself, where the policy names no codes.
+        elapsed_ms: Since the first attempt started.
+        chance: A random number from 0 to 1.
+        asked_s: The wait that the other side asked for; it takes the place of the policy's delay.
+
+    Returns:
+        The delay in milliseconds, or ``None`` when there is no further attempt.
+    """
+    worth = retryable if policy.retry_on is None else code in policy.retry_on
+    if not worth or attempt >= policy.attempts:
+        return None
+    if asked_s is not None:
+        delay = asked_s * 1000
+    else:
+        grown = milliseconds(policy.first_delay) * 2.0 ** (attempt - 1)
+        delay = min(grown, milliseconds(policy.longest_delay)) * (1 - policy.jitter * chance)
+    if policy.within is not None and elapsed_ms + delay > milliseconds(policy.within):
+        return None
+    return round(delay)
 
 
 @dataclass(frozen=True)

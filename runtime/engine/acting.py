@@ -13,7 +13,9 @@ from runtime.engine.outcome import CallResult, Outcome
 from runtime.engine.parts import Parts
 from runtime.errors import ConfigurationError, ErrorCode, InvalidInput
 from runtime.kernel.verdict import Call, Verdict
+from runtime.tools.declare import ToolDefinition
 from runtime.tools.process import ToolCrashed, ToolTimedOut
+from runtime.tools.redact import redact
 
 
 def live_progress(parts: Parts, session_id: str, node_id: str, chain: Chain) -> Callable[[Any], None]:
@@ -35,6 +37,7 @@ def call_tool(
     *,
     idempotency_key: str,
     on_progress: Callable[[Any], None],
+    deadline_s: float | None = None,
 ) -> Outcome:
     """Run a tool that the kernel let through.
 
@@ -51,29 +54,36 @@ def call_tool(
         snapshots.append(snapshot)
         on_progress(snapshot)
 
-    result = None
+    result = CallResult.FAILURE
     try:
         output = parts.runner.run(
             tool,
             json.loads(verdict.input.text),
             tool_context(call, call.ctx, verdict, idempotency_key),
-            deadline_s=tool.time_limit,
+            deadline_s=tool.time_limit if deadline_s is None else deadline_s,
             on_progress=progress,
         )
     except (ConfigurationError, InvalidInput) as error:
         output = ToolOutput.failed(error.code, str(error), error.details)  # nothing ran
     except (ToolCrashed, ToolTimedOut) as error:
+        output = _cut_off(tool, error)
         if tool.effect is Effect.ONCE:
-            result, reason = CallResult.IN_DOUBT, "in_doubt"
-        else:
-            reason = "timeout" if isinstance(error, ToolTimedOut) else "crashed"
-        output = ToolOutput.failed(ErrorCode.TOOL_EXECUTION_FAILED, str(error), {"reason": reason})
+            result = CallResult.IN_DOUBT
     return Outcome(
         output,
-        result or (CallResult.SUCCESS if output.success else CallResult.FAILURE),
+        CallResult.SUCCESS if output.success else result,
         progress=tuple(snapshots),
         duration_ms=round((time.monotonic() - started) * 1000),
     )
+
+
+def _cut_off(tool: ToolDefinition, error: ToolCrashed | ToolTimedOut) -> ToolOutput:
+    """A call whose process died or whose time ran out: a failure, unless only a person can say so."""
+    cause = "timeout" if isinstance(error, ToolTimedOut) else "crashed"
+    details: dict[str, Any] = {"reason": cause}
+    if tool.effect is Effect.ONCE:
+        details = {"reason": "in_doubt", "cause": cause, **error.details}
+    return ToolOutput.failed(ErrorCode.TOOL_EXECUTION_FAILED, redact(str(error)), details)
 
 
 def tool_context(call: Call, ctx: ExecutionContext, verdict: Verdict, idempotency_key: str) -> dict[str, Any]:

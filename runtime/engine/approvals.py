@@ -14,7 +14,8 @@ from runtime.core.chain import Chain
 from runtime.core.messages import create_approval_resolution_message
 from runtime.core.model import StepKind, StepStatus, ToolOutput
 from runtime.engine.parts import Parts
-from runtime.engine.record import REPUBLISH_MS, Recording, answer_model, tool_result
+from runtime.engine.publishing import REPUBLISH_MS
+from runtime.engine.record import Recording, answer_model, tool_result
 from runtime.errors import ApprovalRefused, ErrorCode
 from runtime.live.hints import AdvanceHint, Hint, StepHint
 from runtime.store import journal
@@ -239,7 +240,7 @@ def _deny(
         raise ApprovalRefused(
             f"the call of approval request {approval.request_id} no longer waits", code="already_resolved"
         )
-    return [*recording.hints, AdvanceHint(step.session_id)]
+    return [*recording.hints(), AdvanceHint(step.session_id)]
 
 
 def expire(parts: Parts, request_id: str) -> bool:

@@ -70,5 +70,6 @@ def call_of(step: LoadedStep, ctx: ExecutionContext, prepared: PreparedTurn | No
         tool_calls=step.calls_before,
         now=step.now,
         grant=grant,
+        deadline_at=step.deadline_at,
         network=prepared.network if prepared else (),
     )

@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Iterable, Iterator
+from collections.abc import AsyncIterator, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
 from runtime.core.model import NodeStatus, SessionStatus, ToolOutput
-from runtime.engine.control import cancel_session
+from runtime.engine.control import cancel_session, pause_session, unpause_session
 from runtime.engine.events import ENDED, Event, follow, wait_for
+from runtime.engine.forks import fork_session
 from runtime.engine.parts import Parts
+from runtime.engine.signals import signal_node
 from runtime.errors import SessionNotFound
-from runtime.store.sessions import StoredNode, read_continuations, read_nodes, read_status
+from runtime.store.sessions import StoredNode, StoredSession, read_continuations, read_nodes, read_status
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,6 +74,10 @@ class SessionResult:
 class SessionHandle:
     """Watches and steers one session; holds no connection between calls.
 
+    A handle asks nobody who its holder is. Those that start and resume return, and that of
+    `AgentRuntime.session`, were given to the session's principal. Who operates the deployment, and may see
+    every session, makes one directly.
+
     Args:
         parts: The parts of this process.
         session_id: The session.
@@ -87,10 +93,13 @@ class SessionHandle:
         Raises:
             SessionNotFound: If there is no such session.
         """
+        return self._read()[1]
+
+    def _read(self) -> tuple[StoredSession, SessionStatus]:
         found = read_status(self._parts.database, self.session_id)
         if found is None:
             raise SessionNotFound(f"no session {self.session_id!r}; start it first")
-        return found[1]
+        return found
 
     def nodes(self) -> list[NodeView]:
         """The nodes in the order of their definition."""
@@ -126,6 +135,64 @@ class SessionHandle:
         cancel_session(self._parts, self.session_id, reason)
         return self.status()
 
+    def pause(self, reason: str | None = None) -> SessionStatus:
+        """Let nothing start until `unpause`; running steps finish, and answers are kept. Harmless to repeat.
+
+        Raises:
+            SessionConflict: If the session was cancelled or has ended.
+        """
+        pause_session(self._parts, self.session_id, reason)
+        return self.status()
+
+    def unpause(self, reason: str | None = None) -> SessionStatus:
+        """Let a paused session go on, with all that became ready meanwhile. Harmless to repeat.
+
+        Raises:
+            SessionConflict: If the session was cancelled or has ended.
+        """
+        unpause_session(self._parts, self.session_id, reason)
+        return self.status()
+
+    def signal(
+        self, node_id: str, messages: Iterable[Mapping[str, Any]], *, idempotency_key: str | None = None
+    ) -> SessionStatus:
+        """Hand messages to a node that has not ended; see `runtime.engine.signals.signal_node`.
+
+        Raises:
+            SessionConflict: If the session or the node has ended, or takes no messages.
+            InvalidInput: On malformed messages.
+        """
+        signal_node(self._parts, self.session_id, node_id, list(messages), idempotency_key)
+        return self.status()
+
+    def fork(
+        self,
+        node_id: str,
+        *,
+        new_session_id: str,
+        allow_effects: bool = False,
+        messages: Iterable[Mapping[str, Any]] | None = None,
+    ) -> SessionHandle:
+        """Run a node and what follows from it again, in a new session that keeps the rest.
+
+        See `runtime.engine.forks.fork_session`. The new session belongs to the principal of this one.
+
+        Raises:
+            SessionConflict: If the new id is taken, or a ``once`` call would be made again without
+                ``allow_effects``.
+            InvalidInput: On a bad id, an unknown node or malformed messages.
+        """
+        fork_session(
+            self._parts,
+            self.session_id,
+            node_id,
+            new_session_id=new_session_id,
+            principal=self._read()[0].principal,
+            allow_effects=allow_effects,
+            messages=None if messages is None else list(messages),
+        )
+        return SessionHandle(self._parts, new_session_id)
+
     # --- thin async forms -------------------------------------------------------------------------
 
     async def astatus(self) -> SessionStatus:
@@ -149,6 +216,26 @@ class SessionHandle:
     async def acancel(self, reason: str | None = None) -> SessionStatus:
         """`cancel` without blocking the event loop."""
         return await asyncio.to_thread(self.cancel, reason)
+
+    async def apause(self, reason: str | None = None) -> SessionStatus:
+        """`pause` without blocking the event loop."""
+        return await asyncio.to_thread(self.pause, reason)
+
+    async def aunpause(self, reason: str | None = None) -> SessionStatus:
+        """`unpause` without blocking the event loop."""
+        return await asyncio.to_thread(self.unpause, reason)
+
+    async def asignal(
+        self, node_id: str, messages: Iterable[Mapping[str, Any]], *, idempotency_key: str | None = None
+    ) -> SessionStatus:
+        """`signal` without blocking the event loop."""
+        return await asyncio.to_thread(
+            lambda: self.signal(node_id, messages, idempotency_key=idempotency_key)
+        )
+
+    async def afork(self, node_id: str, **options: Any) -> SessionHandle:
+        """`fork` without blocking the event loop."""
+        return await asyncio.to_thread(lambda: self.fork(node_id, **options))
 
     async def aevents(self, after: str | None = None, timeout: float | None = None) -> AsyncIterator[Event]:
         """`events` without blocking the event loop."""

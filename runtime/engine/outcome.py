@@ -42,6 +42,7 @@ class Outcome:
         intent: For turns: what the model says the turn is about.
         usage: For turns: token counts as the provider states them.
         retry_in_ms: Set when the step should run again after that delay.
+        reconciled: What the tool said of a call that was cut off: ``happened``, ``prevented``, ``unknown``.
     """
 
     output: ToolOutput
@@ -53,3 +54,4 @@ class Outcome:
     intent: str | None = None
     usage: dict[str, Any] | None = None
     retry_in_ms: int | None = None
+    reconciled: str | None = None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 from runtime.core.canonical import canonical_json
@@ -12,6 +13,7 @@ from runtime.engine.calls import call_of, context_of
 from runtime.engine.outcome import CallResult, Outcome
 from runtime.engine.parts import Parts, worker_name
 from runtime.engine.record import Recording, add_finish
+from runtime.engine.testimony import testify
 from runtime.errors import ErrorCode
 from runtime.kernel.verdict import Verdict
 from runtime.live.hints import AdvanceHint
@@ -40,59 +42,49 @@ def park_step(parts: Parts, recording: Recording, verdict: Verdict, now: int) ->
     _commit(parts, recording, verdict.request_id)
 
 
-def lose_step(parts: Parts, step: LoadedStep, why: str, chain: Chain | None = None) -> None:
-    """Put a ``once`` call that was cut off in doubt, and ask a person whether to run it again."""
-    fence_held = chain is not None
-    chain = chain or Chain(
-        step.id,
-        step.fence + 1,
-        step.chain_cites,
-        common={
-            "session_id": step.session_id,
-            "node_id": step.node_id,
-            "tool_name": step.tool_name,
-            "worker": worker_name(),
-        },
-    )
-    recording = Recording(step, chain, parts.database.now_sql, step.now, held=fence_held)
+def put_in_doubt(parts: Parts, recording: Recording, cut_off: Outcome) -> None:
+    """Put a ``once`` call in doubt that was cut off; ask a person what to do.
+
+    Args:
+        parts: The parts of this process.
+        recording: The record, by the holder of the step or by who takes it over.
+        cut_off: How the call ended: its progress, its duration, and in its error the reason.
+    """
+    step, error = recording.step, cut_off.output.error
+    assert error is not None
     message = (
-        f"{step.tool_name} was cut off ({why}); whether it took effect is unknown. "
-        "Check the target; to run it again may do it twice"
+        f"{step.tool_name} was cut off: {error.message}. Whether it took effect is unknown: "
+        "check the target; to run it again may do it twice"
     )
-    outcome = Outcome(
-        ToolOutput.failed(ErrorCode.TOOL_EXECUTION_FAILED, message, {"reason": "in_doubt"}),
-        CallResult.IN_DOUBT,
-    )
-    if not fence_held:
-        recording.receipts.append(
-            chain.add("tool_call_finished", {"result": "crashed", "of_fence": step.fence, "at": step.now})
-        )
+    told = ToolOutput.failed(ErrorCode.TOOL_EXECUTION_FAILED, message, error.details)
+    outcome = replace(cut_off, output=told)
     add_finish(recording, outcome, [])
     request_id = new_id("apr")
     recording.end(StepEvent.LOSE, StepStatus.IN_DOUBT, outcome, reason="in_doubt", approval_id=request_id)
     digest = parts.host.digest_of(call_of(step, context_of(step)), request_id)
     _ask(
         parts, recording, kind="in_doubt", request_id=request_id, digest=digest,
-        input_text=step.input or "null", decisions=[], message=message, now=step.now,
+        input_text=step.input or "null", decisions=[], message=message, now=recording.now,
     )  # fmt: skip
     _commit(parts, recording, request_id)
 
 
-def abandon_step(parts: Parts, step: LoadedStep, effect: Effect) -> None:
-    """End a step of a cancelled session whose worker was lost; evidence says if its effect is unknown."""
-    chain = Chain(
-        step.id,
-        step.fence + 1,
-        step.chain_cites,
-        common={"session_id": step.session_id, "node_id": step.node_id, "tool_name": step.tool_name},
-    )
-    recording = Recording(step, chain, parts.database.now_sql, step.now, held=False)
+def abandon_step(parts: Parts, step: LoadedStep, effect: Effect, now: int) -> None:
+    """End a step of a cancelled session whose worker was lost; evidence says if its effect is unknown.
+
+    Args:
+        parts: The parts of this process.
+        step: The step as it was loaded.
+        effect: The tool's declared effect.
+        now: The database's clock as loaded plus the time elapsed since.
+    """
+    recording = takeover(parts, step, now)
     doubtful = effect is Effect.ONCE
     outcome = Outcome(
         ToolOutput.failed(
             ErrorCode.TOOL_EXECUTION_FAILED,
             f"{step.tool_name} lost its worker, and its session was cancelled; it is not run again",
-            {"reason": "in_doubt" if doubtful else "crashed"},
+            {"reason": "in_doubt" if doubtful else "crashed", "cause": "worker_lost"},
         ),
         CallResult.IN_DOUBT if doubtful else CallResult.CRASHED,
     )
@@ -100,6 +92,27 @@ def abandon_step(parts: Parts, step: LoadedStep, effect: Effect) -> None:
     recording.end(StepEvent.CANCEL, StepStatus.CANCELLED, outcome, reason="cancelled")
     if journal.apply(parts.database, recording.change):
         parts.live.announce(step.session_id, step.node_id, recording.receipts)
+
+
+def takeover(parts: Parts, step: LoadedStep, now: int) -> Recording:
+    """The record of a step whose holder was lost, under the fence after the holder's.
+
+    Args:
+        parts: The parts of this process.
+        step: The step as it was loaded.
+        now: The database's clock as loaded plus the time elapsed since.
+    """
+    common = {
+        "session_id": step.session_id,
+        "node_id": step.node_id,
+        "tool_name": step.tool_name,
+        "worker": worker_name(),
+    }
+    chain = Chain(step.id, step.fence + 1, step.chain_cites, common=common)
+    recording = Recording(step, chain, parts.database.now_sql, now, held=False)
+    crashed = {"result": CallResult.CRASHED, "of_fence": step.fence, "at": now}
+    recording.receipts.append(recording.chain.add("tool_call_finished", crashed))
+    return recording
 
 
 def quarantine_step(parts: Parts, step: LoadedStep) -> None:
@@ -176,6 +189,7 @@ def _ask(
 def _commit(parts: Parts, recording: Recording, request_id: str) -> None:
     parts.crash.reach("record.before_commit")
     if not journal.apply(parts.database, recording.change):
+        testify(parts, recording)
         return
     parts.crash.reach("record.after_commit")
     step = recording.step

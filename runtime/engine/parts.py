@@ -18,6 +18,7 @@ from runtime.providers.client import ProviderClient
 from runtime.settings import Settings
 from runtime.store.engine import Database
 from runtime.tools.declare import ToolDefinition
+from runtime.tools.reconcile import Reconciliation
 
 Progress = Callable[[Any], None]
 
@@ -40,6 +41,10 @@ class ToolRunner(Protocol):
             ToolCrashed: If its process died in mid-call.
             ToolTimedOut: If it did not end in time.
         """
+        ...
+
+    def reconcile(self, tool: ToolDefinition, idempotency_key: str, *, deadline_s: float) -> Reconciliation:
+        """Ask a tool what became of a call that was cut off. Never raises."""
         ...
 
 

@@ -6,28 +6,30 @@ Every function adds to one `Change`; the caller commits it under the fence and t
 from __future__ import annotations
 
 import json
+from collections.abc import Container
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Any
 
 from runtime.core.canonical import canonical_json
-from runtime.core.chain import Chain, Content, Receipt, text_hash
+from runtime.core.canvas import NodePlan
+from runtime.core.chain import Chain, Content, Receipt
 from runtime.core.lifecycle import StepEvent
 from runtime.core.messages import create_tool_result_message
 from runtime.core.model import TURN_TOOL, NodeStatus, StepKind, StepStatus, ToolOutput
 from runtime.core.text import storable
 from runtime.engine.outcome import CallResult, Outcome
-from runtime.live.hints import AdvanceHint, Hint, StepHint
+from runtime.engine.publishing import REPUBLISH_MS, hint_of, hints_of, step_hint
+from runtime.engine.transcript import extend_transcript
+from runtime.live.hints import AdvanceHint, Carrier, ChordHint, Hint, StepHint
 from runtime.store.ids import step_id
 from runtime.store.journal import LoadedStep, StepEnd, add_evidence, guard_record
 from runtime.store.rows import continuation_row, message_row, step_row
 from runtime.store.tables import ContinuationRow, MessageRow, StepRow
 from runtime.store.write import Change
 
-REPUBLISH_MS = 5_000
-"""How long after a commit the sweep waits for the writer's own hint to be acted on."""
 
-
-@dataclass(slots=True)
+@dataclass
 class Recording:
     """One record under construction.
 
@@ -37,6 +39,9 @@ class Recording:
         now_sql: SQL of the database's clock.
         now: The loaded clock plus the time elapsed since, for values that are rows.
         held: Whether this writer started the step and holds its fence.
+        follow_ups: What to publish after the commit.
+        ends_node: Whether the record ends its node, if the node's inbox has nothing new.
+        kept: Whether it was committed.
     """
 
     step: LoadedStep
@@ -47,7 +52,22 @@ class Recording:
     change: Change = field(default_factory=Change)
     receipts: list[Receipt] = field(default_factory=list)
     contents: list[Content] = field(default_factory=list)
-    hints: list[Hint] = field(default_factory=list)
+    follow_ups: list[tuple[Hint, Carrier | None]] = field(default_factory=list)
+    ends_node: bool = False
+    kept: bool = False
+
+    def hint(self, hint: Hint, unless: Carrier | None = None) -> None:
+        """Note what to publish after the commit, unless the step's own delivery brings it along."""
+        self.follow_ups.append((hint, unless))
+
+    def hints(self, carried: Container[Carrier] = ()) -> list[Hint]:
+        """What to publish after the commit of a step that such a delivery brought."""
+        return [hint for hint, unless in self.follow_ups if unless is None or unless not in carried]
+
+    @cached_property
+    def plan(self) -> NodePlan:
+        """What the end of the step's node sets off."""
+        return NodePlan.of(json.loads(self.step.plan))
 
     def end(self, event: StepEvent, status: StepStatus, outcome: Outcome, **values: Any) -> None:
         """Guard the step's row and write its end; receipts and blobs go with it."""
@@ -89,26 +109,37 @@ def add_finish(recording: Recording, outcome: Outcome, decisions: list[Any]) -> 
         fields |= content.cited_as("error")
     if outcome.usage:
         fields["usage"] = outcome.usage
+    if outcome.reconciled is not None:
+        fields["reconciled"] = outcome.reconciled
     recording.receipts.append(recording.chain.add("tool_call_finished", fields))
 
 
 # --- turns ----------------------------------------------------------------------------------------
 
 
-def record_turn(recording: Recording, outcome: Outcome, queue_of: Any) -> None:
-    """Record a turn that answered: its tool calls become steps, or its node ends."""
+def record_turn(recording: Recording, outcome: Outcome, queue_of: Any, *, signalled: bool = False) -> None:
+    """Record a turn that answered: its tool calls become steps, or its node ends.
+
+    Args:
+        recording: What to add to.
+        outcome: What the model said.
+        queue_of: The queue of a tool, by its name.
+        signalled: Whether the node's inbox holds messages that this turn did not see: then the turn that
+            would have ended the node is followed by another one.
+    """
     step = recording.step
     inputs = [Content.of(call.input) for call in outcome.calls]
     text = canonical_json(_assistant_message(outcome, step))
     recording.contents.extend(inputs)
     recording.change.insert(MessageRow, [message_row(step.node_uid, step.messages_before, "assistant", text)])
-    ends = not outcome.calls or step.mode == "turn"
+    answers = not outcome.calls or step.mode == "turn"
+    ends = answers and not signalled
     recording.end(
         StepEvent.SUCCEED,
         StepStatus.SUCCEEDED,
         outcome,
         output=canonical_json(outcome.output.data),
-        propagated=not ends,
+        propagated=not ends or not recording.plan.more,
     )
     if ends:
         end_node(
@@ -121,12 +152,17 @@ def record_turn(recording: Recording, outcome: Outcome, queue_of: Any) -> None:
         )
         return
     digest, size = extend_transcript(step.transcript_digest, step.transcript_bytes, text)
+    if answers:
+        _go_on(recording, step.calls_before, step.messages_before + 1, digest, size)
+        return
     rows = [
         _call_row(recording, outcome, index, content, queue_of, digest, size)
         for index, content in enumerate(inputs)
     ]
-    recording.hints.extend(hint_of(row) for row in rows)
-    if len(rows) > 1:
+    calls = tuple(hint_of(row, step.priority) for row in rows)
+    if len(rows) == 1:
+        recording.hint(calls[0])
+    else:
         rows.append(
             _next_turn_row(
                 recording,
@@ -139,32 +175,47 @@ def record_turn(recording: Recording, outcome: Outcome, queue_of: Any) -> None:
                 siblings=len(outcome.calls),
             )
         )
+        _hint_calls(recording, calls, hint_of(rows[-1], step.priority))
     recording.change.insert(StepRow, rows)
+
+
+def _hint_calls(recording: Recording, calls: tuple[StepHint, ...], then: StepHint) -> None:
+    """Several calls and the turn after them are a chord, unless the turn has to wait for a resume."""
+    if recording.step.turn_index + 1 < recording.step.turn_budget:
+        recording.hint(ChordHint(calls, then))
+        return
+    for call in calls:
+        recording.hint(call)
 
 
 def record_turn_failure(recording: Recording, outcome: Outcome) -> None:
     """Record a turn that failed: it runs again later, or its node ends in error."""
     step = recording.step
     if outcome.retry_in_ms is not None:
-        recording.end(
-            StepEvent.RETRY, StepStatus.READY, outcome, due_in_ms=outcome.retry_in_ms, reason="retry"
-        )
+        _retry(recording, outcome, outcome.retry_in_ms)
         return
     denied = outcome.result is CallResult.DENIED
     recording.end(
         StepEvent.DENY if denied else StepEvent.FAIL,
         StepStatus.DENIED if denied else StepStatus.FAILED,
         outcome,
-        propagated=False,
+        propagated=recording.plan.continues and not recording.plan.more,
     )
     end_node(
         recording,
         NodeStatus.ERROR,
         "error",
         error=outcome.output.error.model_dump() if outcome.output.error else None,
-        turns=step.turn_index + 1,
+        turns=step.turn_index,  # a turn that failed is none that was made
         tool_calls=step.calls_before,
     )
+
+
+def _retry(recording: Recording, outcome: Outcome, delay_ms: int) -> None:
+    """Let the step run again when it is due; nobody waits for it."""
+    recording.end(StepEvent.RETRY, StepStatus.READY, outcome, due_in_ms=delay_ms, reason="retry")
+    if delay_ms == 0:
+        recording.hint(step_hint(recording.step))
 
 
 def _assistant_message(outcome: Outcome, step: LoadedStep) -> dict[str, Any]:
@@ -254,6 +305,7 @@ def _next_turn_row(
         transcript_digest=digest,
         transcript_bytes=size,
         siblings=siblings,
+        inbox=step.taken,
     )
 
 
@@ -263,6 +315,9 @@ def _next_turn_row(
 def record_call(recording: Recording, outcome: Outcome) -> None:
     """Record a tool call that ended, well or not; the model is told in the next turn."""
     step = recording.step
+    if outcome.retry_in_ms is not None:
+        _retry(recording, outcome, outcome.retry_in_ms)
+        return
     event, status = {
         CallResult.SUCCESS: (StepEvent.SUCCEED, StepStatus.SUCCEEDED),
         CallResult.DENIED: (StepEvent.DENY, StepStatus.DENIED),
@@ -293,28 +348,34 @@ def answer_model(recording: Recording, message: dict[str, Any]) -> None:
     number = step.messages_before + step.call_index - 1
     recording.change.insert(MessageRow, [message_row(step.node_uid, number, "tool", text)])
     if step.siblings > 1:
-        recording.hints.append(AdvanceHint(step.session_id))
+        recording.hint(AdvanceHint(step.session_id), unless=Carrier.CHORD)
         return
     digest, size = extend_transcript(step.transcript_digest, step.transcript_bytes, text)
+    _go_on(recording, step.calls_before + 1, number + 1, digest, size)
+
+
+def _go_on(recording: Recording, calls_before: int, messages_before: int, digest: str, size: int) -> None:
+    """Insert the turn that follows this step alone; it is ready unless the turn budget is used up."""
+    step = recording.step
     suspends = step.turn_index + 1 >= step.turn_budget
     row = _next_turn_row(
         recording,
         step.turn_index + 1,
         status=StepStatus.PENDING if suspends else StepStatus.READY,
-        calls_before=step.calls_before + 1,
-        messages_before=number + 1,
+        calls_before=calls_before,
+        messages_before=messages_before,
         digest=digest,
         size=size,
         cites=(recording.chain.head or "",),
     )
     recording.change.insert(StepRow, [row])
     if suspends:
-        suspend_node(recording)
+        suspend_node(recording, calls_before)
     else:
-        recording.hints.append(hint_of(row))
+        recording.hint(hint_of(row, step.priority))
 
 
-def suspend_node(recording: Recording) -> None:
+def suspend_node(recording: Recording, tool_calls: int) -> None:
     """Suspend a node whose turn budget is used up; its next turn stays pending until a resume."""
     step = recording.step
     recording.change.update(
@@ -323,13 +384,13 @@ def suspend_node(recording: Recording) -> None:
         uid=step.node_uid,
         status=NodeStatus.SUSPENDED,
         turns=step.turn_index + 1,
-        calls=step.calls_before + 1,
+        calls=tool_calls,
     )
     recording.change.insert(
         ContinuationRow,
         [continuation_row(step.session_id, "suspended", recording.now, step.node_id)],
     )
-    recording.hints.append(AdvanceHint(step.session_id))
+    recording.hint(AdvanceHint(step.session_id))
 
 
 # --- shared ---------------------------------------------------------------------------------------
@@ -347,9 +408,11 @@ def end_node(
 ) -> None:
     """End the step's node, satisfy the edges that leave it, and ask for an advance."""
     step = recording.step
-    recording.change.update(
+    recording.ends_node = status is NodeStatus.COMPLETED
+    recording.change.guard(
         "UPDATE node SET status = :status, reason = NULL, result = :result, error = :error, turns = :turns, "
-        "tool_calls = :calls, head = :head WHERE uid = :uid",
+        "tool_calls = :calls, head = :head, deadline_at = NULL WHERE uid = :uid"
+        + (" AND inbox = :taken" if recording.ends_node else ""),
         uid=step.node_uid,
         status=status,
         result=None if result is None else canonical_json(result),
@@ -357,29 +420,41 @@ def end_node(
         turns=turns,
         calls=tool_calls,
         head=recording.chain.head,
+        **({"taken": step.taken} if recording.ends_node else {}),
     )
-    if status is NodeStatus.COMPLETED:
-        recording.change.update(
-            "UPDATE edge SET satisfied = :yes WHERE depends_on_uid = :uid", uid=step.node_uid, yes=True
-        )
+    plan = recording.plan
+    goes_on = status is NodeStatus.COMPLETED or plan.continues
+    recording.change.update(
+        "UPDATE edge SET satisfied = :yes WHERE depends_on_uid = :uid" + ("" if goes_on else " AND on_end"),
+        uid=step.node_uid,
+        yes=True,
+    )
     recording.change.insert(
         ContinuationRow,
         [continuation_row(step.session_id, continuation, recording.now, step.node_id)],
     )
-    recording.hints.append(AdvanceHint(step.session_id))
+    if goes_on and plan.promotes:
+        _promote(recording)
+    if plan.more or not goes_on:
+        recording.hint(AdvanceHint(step.session_id), unless=Carrier.CHORD if plan.join and goes_on else None)
 
 
-def extend_transcript(digest: str, size: int, text: str) -> tuple[str, int]:
-    """The digest and byte count of a transcript after one more message."""
-    return text_hash(digest + text), size + len(text.encode())
-
-
-def hint_of(row: dict[str, Any]) -> StepHint:
-    """The hint that publishes a step's row."""
-    return StepHint(
-        step_id=row["id"],
-        session_id=row["session_id"],
-        node_id=row["node_id"],
-        kind=StepKind(row["kind"]),
-        queue=row["queue"],
+def _promote(recording: Recording) -> None:
+    """Make ready what depends on this node alone."""
+    step, plan = recording.step, recording.plan
+    alone = "(SELECT e.node_uid FROM edge e WHERE e.depends_on_uid = :uid AND e.sole)"
+    recording.change.update(
+        "UPDATE step SET status = 'ready', cites = :cites, due_at = CAST(:now AS BIGINT), "
+        "publish_at = CAST(:publish AS BIGINT) "
+        f"WHERE status = 'pending' AND turn_index = 0 AND call_index = 0 AND node_uid IN {alone}",
+        uid=step.node_uid,
+        cites=json.dumps([recording.chain.head]),
+        now=recording.now,
+        publish=recording.now + REPUBLISH_MS,
     )
+    recording.change.update(
+        f"UPDATE node SET status = 'ready' WHERE status = 'pending' AND uid IN {alone}", uid=step.node_uid
+    )
+    chained = len(plan.promotes) == 1 and not plan.more
+    for hint in hints_of(step.session_id, plan.sets_off, step.priority):
+        recording.hint(hint, unless=Carrier.CHAIN if chained else None)

@@ -27,10 +27,6 @@ from runtime.errors import AgentRuntimeError
 from runtime.kernel.tool_host import ToolHost
 from runtime.providers.errors import ProviderError
 
-MAX_ATTEMPTS = 6
-FIRST_RETRY_MS = 500
-LONGEST_RETRY_MS = 60_000
-
 
 @dataclass(frozen=True, slots=True)
 class PreparedTurn:
@@ -171,11 +167,19 @@ def make_turn(
     parts: Parts,
     prepared: PreparedTurn,
     *,
-    attempt: int,
     on_snapshot: Callable[[dict[str, Any]], None],
     deadline_s: float | None = None,
+    retry_in: Callable[[ProviderError], int | None] = lambda _: None,
 ) -> Outcome:
-    """Make the model call and read its outcome."""
+    """Make the model call and read its outcome.
+
+    Args:
+        parts: The parts of this process.
+        prepared: The turn.
+        on_snapshot: Gets the partial answers of a streamed call.
+        deadline_s: Seconds that the call may take in all.
+        retry_in: Says after how many milliseconds a failed call is to be made again, if at all.
+    """
     assert prepared.request is not None
     assert prepared.profile is not None
     started = time.monotonic()
@@ -196,7 +200,7 @@ def make_turn(
             failure,
             CallResult.FAILURE,
             duration_ms=_elapsed(started),
-            retry_in_ms=_retry_in(error, attempt),
+            retry_in_ms=retry_in(error),
         )
     return _read(output, tuple(progress), _elapsed(started))
 
@@ -218,15 +222,6 @@ def _read(output: TurnOutput, progress: tuple[dict[str, Any], ...], duration_ms:
         intent=output.intent,
         usage=dict(output.usage) or None,
     )
-
-
-def _retry_in(error: ProviderError, attempt: int) -> int | None:
-    """Delay before the next attempt in milliseconds; ``None`` when there is none."""
-    if not error.retryable or attempt >= MAX_ATTEMPTS:
-        return None
-    if error.retry_after_s is not None:
-        return round(error.retry_after_s * 1000)
-    return int(min(FIRST_RETRY_MS * 2 ** (attempt - 1), LONGEST_RETRY_MS))
 
 
 def _elapsed(started: float) -> int:

@@ -291,6 +291,13 @@ class _Decision:
         )
 
     def _limit_refusal(self) -> Verdict | None:
+        deadline = self.call.deadline_at
+        if deadline is not None and deadline <= self.call.now:
+            return self._no(
+                ErrorCode.LIMIT_EXCEEDED,
+                f"the deadline of node {self.call.node_id!r} has passed; give it a longer one, or less to do",
+                {"limit": "deadline", "maximum": deadline},
+            )
         limit = self.host.workspace.limits.max_tool_calls_per_session
         if self.tool is None or limit is None or self.call.tool_calls < limit:
             return None

@@ -50,6 +50,7 @@ class Call:
         tool_calls: Tool calls before this call in its node.
         grant: An answered approval.
         now: Database milliseconds at which the call was loaded.
+        deadline_at: Milliseconds at which the call's node may start nothing more; ``None`` for never.
         network: Addresses a turn needs (``host:port``); they are granted to turns alone.
     """
 
@@ -65,6 +66,7 @@ class Call:
     tool_calls: int
     now: int
     grant: Grant | None = None
+    deadline_at: int | None = None
     network: tuple[str, ...] = ()
 
 

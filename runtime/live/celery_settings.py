@@ -23,6 +23,10 @@ HINT_EXPIRES_SECONDS = 300
 """Hints nobody took in this time are dropped; the sweep sends new ones."""
 
 
+CHORD_EXPIRES_SECONDS = 3600
+"""A chord whose header takes longer is forgotten; the sweep finds what it would have started."""
+
+
 def broker_transport_options() -> dict[str, Any]:
     """Options of kombu's Redis transport."""
     return {
@@ -62,6 +66,12 @@ def celery_settings(broker_url: str, queue_prefix: str = "") -> dict[str, Any]:
         "task_serializer": "json",
         "accept_content": ["json"],
         "result_serializer": "json",
+        # Chords count their header here; a counter that nobody completes is forgotten.
+        "result_backend": broker_url,
+        "result_expires": CHORD_EXPIRES_SECONDS,
+        "redis_socket_connect_timeout": 1,
+        "redis_socket_timeout": 5,
+        "redis_backend_health_check_interval": 25,
         # Nobody reads results: the journal holds them.
         "task_ignore_result": True,
         "task_store_errors_even_if_ignored": False,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from enum import StrEnum
 from typing import Protocol
 
 from runtime.core.model import StepKind
@@ -28,7 +29,30 @@ class AdvanceHint:
     session_id: str
 
 
-Hint = StepHint | AdvanceHint
+@dataclass(frozen=True, slots=True)
+class ChainHint:
+    """A step, and the one to hint at when its task has returned."""
+
+    first: StepHint
+    then: StepHint
+
+
+@dataclass(frozen=True, slots=True)
+class ChordHint:
+    """Steps that may run at once, and what to hint at when the tasks of all of them have returned."""
+
+    header: tuple[StepHint, ...]
+    body: StepHint | AdvanceHint
+
+
+Hint = StepHint | AdvanceHint | ChainHint | ChordHint
+
+
+class Carrier(StrEnum):
+    """What a delivery brings along, beside its step: the hint that follows from the task's return."""
+
+    CHAIN = "chain"
+    CHORD = "chord"
 
 
 class Publisher(Protocol):

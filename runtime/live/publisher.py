@@ -5,8 +5,11 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Sequence
+from functools import cached_property
+from typing import Any, NamedTuple
 
-from celery import Celery
+from celery import Celery, Signature, chain, chord
+from celery.backends.base import DisabledBackend
 
 from runtime.core.model import StepKind
 from runtime.live.celery_settings import (
@@ -16,7 +19,7 @@ from runtime.live.celery_settings import (
     TURN_TASK,
     celery_settings,
 )
-from runtime.live.hints import Hint, StepHint
+from runtime.live.hints import AdvanceHint, ChainHint, ChordHint, Hint, StepHint
 
 logger = logging.getLogger(__name__)
 
@@ -62,22 +65,56 @@ class CeleryPublisher:
         return True
 
     def _send(self, hint: Hint) -> None:
-        if isinstance(hint, StepHint):
-            name, queue, priority = _TASKS[hint.kind], hint.queue, hint.priority
-            ids = {"step_id": hint.step_id, "session_id": hint.session_id, "node_id": hint.node_id}
-        else:
-            name, queue, priority = ADVANCE_TASK, "coordination", 0
-            ids = {"session_id": hint.session_id}
-        self.app.send_task(
-            name,
-            kwargs=ids,
-            queue=self.queue_prefix + queue,
-            priority=priority,
-            expires=HINT_EXPIRES_SECONDS,
-            serializer="json",
-            ignore_result=True,
-            retry=False,
-        )
+        match hint:
+            case ChordHint(header, body) if self._has_backend:
+                chord([self._signature(step) for step in header], app=self.app)(self._signature(body))
+            case ChordHint(header, _):  # without a result backend nothing counts the header
+                for step in header:
+                    self._send(step)
+            case ChainHint(first, then):
+                chain(self._signature(first), self._signature(then), app=self.app).apply_async()
+            case _:
+                task = _task(hint)
+                self.app.send_task(
+                    task.name, kwargs=task.ids, expires=HINT_EXPIRES_SECONDS, **self._options(task)
+                )
+
+    @cached_property
+    def _has_backend(self) -> bool:
+        return not isinstance(self.app.backend, DisabledBackend)
+
+    def _signature(self, hint: StepHint | AdvanceHint) -> Signature[None]:
+        """A task as a part of a canvas; immutable, since the result of another part is nothing to it.
+
+        It carries no ``expires``: one expired header task would lose its whole chord.
+        """
+        task = _task(hint)
+        return self.app.signature(task.name, kwargs=task.ids, immutable=True, **self._options(task))
+
+    def _options(self, task: _Task) -> dict[str, Any]:
+        return {
+            "queue": self.queue_prefix + task.queue,
+            "priority": task.priority,
+            "serializer": "json",
+            "ignore_result": True,
+            "retry": False,
+        }
+
+
+class _Task(NamedTuple):
+    """A task to send: its name, ids and nothing else."""
+
+    name: str
+    ids: dict[str, str]
+    queue: str
+    priority: int
+
+
+def _task(hint: StepHint | AdvanceHint) -> _Task:
+    if isinstance(hint, AdvanceHint):
+        return _Task(ADVANCE_TASK, {"session_id": hint.session_id}, "coordination", 0)
+    ids = {"step_id": hint.step_id, "session_id": hint.session_id, "node_id": hint.node_id}
+    return _Task(_TASKS[hint.kind], ids, hint.queue, hint.priority)
 
 
 class NowherePublisher:

@@ -6,6 +6,7 @@ bind a literal instead.
 
 from __future__ import annotations
 
+import time
 from dataclasses import dataclass
 
 _EXPRESSIONS = {
@@ -27,3 +28,12 @@ class Clock:
     def sql(self, dialect: str) -> str:
         """The SQL expression of the current instant."""
         return _EXPRESSIONS[dialect] if self.fixed_ms is None else str(int(self.fixed_ms))
+
+    def later(self, read_ms: int, read_at: float) -> int:
+        """What the clock says now, without asking it again.
+
+        Args:
+            read_ms: What it said.
+            read_at: Reading of `time.monotonic` at that moment; a fixed clock stands still meanwhile.
+        """
+        return read_ms if self.fixed_ms is not None else read_ms + round((time.monotonic() - read_at) * 1000)

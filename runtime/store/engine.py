@@ -7,6 +7,8 @@ writing, write-ahead log, full synchronisation, a busy timeout.
 from __future__ import annotations
 
 import os
+import sqlite3
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -14,7 +16,7 @@ from typing import Any
 
 from sqlalchemy import Connection, Engine, create_engine, event
 from sqlalchemy.engine import URL, make_url
-from sqlalchemy.exc import DBAPIError, SQLAlchemyError
+from sqlalchemy.exc import DBAPIError, DisconnectionError, OperationalError, SQLAlchemyError
 
 from runtime.errors import ConfigurationError, StoreUnavailable
 from runtime.store.clock import Clock
@@ -124,7 +126,9 @@ def _parse(url: str) -> URL:
 
 def _create(url: URL, pool_size: int) -> Engine:
     if url.get_backend_name() != "sqlite":
-        return create_engine(url, pool_pre_ping=True, pool_size=pool_size, max_overflow=pool_size)
+        engine = create_engine(url, pool_size=pool_size, max_overflow=pool_size, pool_use_lifo=True)
+        _ping_after_idling(engine)
+        return engine
     if not url.database or url.database == ":memory:":
         raise ConfigurationError("an in-memory SQLite database cannot be shared by processes; name a file")
     try:
@@ -154,23 +158,70 @@ def _create(url: URL, pool_size: int) -> Engine:
     return engine
 
 
+IDLE_SECONDS = 5.0
+"""How long a connection is trusted unseen; a server that restarted costs one statement at most."""
+
+
+def _ping_after_idling(engine: Engine) -> None:
+    """Try a connection before use if nobody used it for a while, instead of every time."""
+
+    @event.listens_for(engine, "checkin")
+    def _rested(_connection: Any, record: Any) -> None:
+        record.info["rested_at"] = time.monotonic()
+
+    @event.listens_for(engine, "checkout")
+    def _try(connection: Any, record: Any, _proxy: Any) -> None:
+        rested_at = record.info.get("rested_at")
+        if rested_at is None or time.monotonic() - rested_at < IDLE_SECONDS:
+            return
+        try:
+            engine.dialect.do_ping(connection)
+        except engine.dialect.loaded_dbapi.Error as error:
+            raise DisconnectionError from error
+
+
+_SQLSTATES = (
+    "08",  # the connection failed
+    "25006",  # the server takes no writes: a standby, or a read-only session
+    "28",  # the role may not log in
+    "3D000",  # there is no such database
+    "42P01",  # there is no such table: it was not migrated
+    "53",  # disk, memory or connections are used up
+    "57P",  # the server shuts down, starts, or ended the session
+    "58",  # the server's own input or output failed
+    "XX001",  # data is damaged
+    "XX002",  # an index is damaged
+)
+"""Beginnings of PostgreSQL's codes (its manual, appendix A) that blame the database, not a statement."""
+
+_SQLITE_CODES = frozenset(
+    {
+        sqlite3.SQLITE_PERM,
+        sqlite3.SQLITE_BUSY,
+        sqlite3.SQLITE_LOCKED,
+        sqlite3.SQLITE_READONLY,
+        sqlite3.SQLITE_IOERR,
+        sqlite3.SQLITE_CORRUPT,
+        sqlite3.SQLITE_FULL,
+        sqlite3.SQLITE_CANTOPEN,
+        sqlite3.SQLITE_PROTOCOL,
+        sqlite3.SQLITE_NOTADB,
+    }
+)
+"""Primary result codes of SQLite (sqlite.org/rescode.html) that blame the file, not a statement."""
+
+
 def _is_unreachable(error: DBAPIError) -> bool:
-    text = str(error.orig).lower()
-    return any(
-        mark in text
-        for mark in (
-            "no such table",
-            "does not exist",
-            "unable to open",
-            "connection",
-            "resolve host",
-            "locked",
-            "readonly",
-            "disk",
-            "not a database",
-            "shutting down",
-        )
-    )
+    """Whether the database is at fault, not the statement, by the code that its driver gives."""
+    cause = error.orig
+    if isinstance(cause, sqlite3.Error):
+        code = getattr(cause, "sqlite_errorcode", 0)  # absent where Python itself refused
+        # The lowest byte of an extended code is its primary one; a missing table has no code of its own.
+        return code & 0xFF in _SQLITE_CODES or str(cause).startswith("no such table")
+    state = getattr(cause, "sqlstate", None)
+    if state is None:  # no server answered at all
+        return isinstance(error, OperationalError)
+    return str(state).startswith(_SQLSTATES)
 
 
 def _first_line(error: DBAPIError) -> str:

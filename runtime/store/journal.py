@@ -10,18 +10,21 @@ from typing import Any
 from sqlalchemy import Connection, text
 
 from runtime.core.chain import Content, Receipt
-from runtime.core.lifecycle import StepEvent, steps_that_accept
+from runtime.core.lifecycle import STEP_ENDED, StepEvent, steps_that_accept
 from runtime.core.model import Effect, NodeStatus, StepKind, StepStatus
 from runtime.store.engine import Database
+from runtime.store.sql import run
 from runtime.store.tables import BlobRow, EvidenceRow
-from runtime.store.write import Change
+from runtime.store.write import Change, GuardFailed
 
 _LOAD = """
 SELECT s.id, s.session_id, s.node_uid, s.node_id, s.kind, s.turn_index, s.call_index, s.tool_name,
-       s.queue, s.driver, s.status, s.due_at, s.lease_until, s.fence, s.attempts, s.crashes, s.cites, s.head,
+       s.queue, s.driver, s.status, s.due_at, s.lease_until, s.fence, s.attempts, s.crashes, s.cites,
+       s.head, s.started_at,
        COALESCE(s.input, b.content) AS input, s.call_id, s.calls_before, s.messages_before,
-       s.transcript_digest, s.transcript_bytes, s.siblings, s.intent, s.approval_id,
-       n.mode, n.definition, n.status AS node_status, n.turn_budget, n.inbox, n.dependencies,
+       s.transcript_digest, s.transcript_bytes, s.siblings, s.inbox AS taken, s.intent, s.approval_id,
+       n.mode, n.definition, n.plan, n.rules IS NOT NULL AS ruled, n.status AS node_status, n.turn_budget,
+       n.inbox, n.dependencies, n.wake_at, n.deadline_at, n.priority,
        e.run_id, e.task_id, e.principal, e.context, e.cancelled_at, e.paused_at, e.ended_status,
        a.status AS approval_status, a.digest AS approval_digest, a.expires_at AS approval_expires_at,
        a.consumed_by AS approval_consumed_by, a.resolved_by AS approval_resolved_by,
@@ -44,7 +47,9 @@ SELECT content FROM message WHERE node_uid = :node AND number < :before ORDER BY
 class LoadedStep:
     """A step with what its node, session and approval say, read in one statement.
 
-    Instants are database milliseconds; ``now`` is the database's clock at the read.
+    Instants are database milliseconds; ``now`` is the database's clock at the read. ``taken`` counts the
+    messages of the node's inbox that this turn and those before it took in, ``inbox`` all of them; ``ruled``
+    says that more than its dependencies decides when the node starts.
     """
 
     id: str
@@ -66,6 +71,7 @@ class LoadedStep:
     due_at: int = 0
     lease_until: int | None = None
     attempts: int = 0
+    started_at: int | None = None
     crashes: int = 0
     cites: str = "[]"
     head: str | None = None
@@ -76,14 +82,20 @@ class LoadedStep:
     transcript_digest: str = ""
     transcript_bytes: int = 0
     siblings: int = 1
+    taken: int = 0
     intent: str | None = None
     approval_id: str | None = None
     mode: str = "host"
     definition: str = "{}"
+    plan: str = "{}"
+    ruled: bool = False
     node_status: str = NodeStatus.RUNNING
     turn_budget: int = 0
     inbox: int = 0
     dependencies: int = 0
+    wake_at: int | None = None
+    deadline_at: int | None = None
+    priority: int = 0
     context: str = "{}"
     cancelled_at: int | None = None
     paused_at: int | None = None
@@ -108,6 +120,14 @@ class LoadedStep:
         if self.cancelled_at is not None or self.paused_at is not None or self.ended_status is not None:
             return False
         return (self.status == StepStatus.READY and self.due_at <= self.now) or self.lease_expired
+
+    @property
+    def perhaps_open(self) -> bool:
+        """Whether this is a pending turn that may start as soon as nothing it waits for is open."""
+        if self.cancelled_at is not None or self.paused_at is not None or self.ended_status is not None:
+            return False
+        waits = self.status == StepStatus.PENDING and self.turn_index < self.turn_budget
+        return waits and (self.turn_index > 0 or not self.ruled)
 
     @property
     def is_turn(self) -> bool:
@@ -137,23 +157,74 @@ def load_step_in(
     connection: Connection, database: Database, step_id: str, workspace_hash: str
 ) -> LoadedStep | None:
     """Read a step on a connection that is already open, perhaps in a transaction."""
-    row = (
-        connection.execute(
-            text(_LOAD.format(now=database.now_sql)), {"id": step_id, "workspace": workspace_hash}
-        )
-        .mappings()
-        .one_or_none()
-    )
+    named = {"id": step_id, "workspace": workspace_hash}
+    row = run(connection, _LOAD.format(now=database.now_sql), named).mappings().one_or_none()
     if row is None:
         return None
-    return LoadedStep(**{**row, "workspace_active": bool(row["workspace_active"])})
+    flags = {"workspace_active": bool(row["workspace_active"]), "ruled": bool(row["ruled"])}
+    return LoadedStep(**{**row, **flags})
 
 
 def load_transcript(database: Database, node_uid: str, before: int) -> list[str]:
     """Read a node's messages below a number, each as canonical JSON, in order."""
     with database.reading() as connection:
-        rows = connection.execute(text(_TRANSCRIPT), {"node": node_uid, "before": before})
+        rows = run(connection, _TRANSCRIPT, {"node": node_uid, "before": before})
         return [row[0] for row in rows]
+
+
+@dataclass(frozen=True, slots=True)
+class Predecessors:
+    """What a pending turn waited for, none of which is open any more.
+
+    Attributes:
+        heads: Their last receipts, in order.
+        alone: Whether nothing but this turn follows from them.
+    """
+
+    heads: tuple[str, ...]
+    alone: bool
+
+
+_UPSTREAM = """
+SELECT d.head, d.status, e.satisfied,
+       (SELECT count(*) FROM edge x WHERE x.depends_on_uid = e.depends_on_uid) AS followers
+  FROM edge e JOIN node d ON d.uid = e.depends_on_uid WHERE e.node_uid = :node ORDER BY d.position, d.uid
+"""
+
+_CALLS = """
+SELECT head, status FROM step WHERE node_uid = :node AND turn_index = :turn AND kind = 'tool_call'
+ ORDER BY call_index
+"""
+
+
+def load_predecessors(database: Database, step: LoadedStep) -> Predecessors | None:
+    """Read what a pending turn waits for; ``None`` while any of it is open."""
+    with database.reading() as connection:
+        if step.turn_index == 0:
+            rows = connection.execute(text(_UPSTREAM), {"node": step.node_uid}).all()
+            if not all(row.satisfied for row in rows) or all(row.status == "skipped" for row in rows):
+                return None
+            alone = all(row.followers == 1 for row in rows)
+        else:
+            named = {"node": step.node_uid, "turn": step.turn_index - 1}
+            rows = connection.execute(text(_CALLS), named).all()
+            if not all(StepStatus(row.status) in STEP_ENDED for row in rows):
+                return None
+            alone = True
+    return Predecessors(tuple(row.head for row in rows if row.head), alone)
+
+
+def load_signals(database: Database, node_uid: str, taken: int, inbox: int) -> list[tuple[str, str]]:
+    """Read the messages of a node's inbox that no turn has taken in, as role and canonical JSON, in order."""
+    with database.reading() as connection:
+        rows = connection.execute(
+            text(
+                "SELECT role, content FROM signal WHERE node_uid = :node AND number > :taken "
+                "AND number <= :inbox ORDER BY number"
+            ),
+            {"node": node_uid, "taken": taken, "inbox": inbox},
+        )
+        return [(row.role, row.content) for row in rows]
 
 
 def add_evidence(
@@ -207,9 +278,38 @@ class Claim:
     workspace_hash: str
 
 
+_OPENED_FIRST = "NOT EXISTS (SELECT 1 FROM edge e WHERE e.node_uid = step.node_uid AND NOT e.satisfied)"
+
+_ENDED = ", ".join(f"'{status}'" for status in sorted(STEP_ENDED))
+
+_OPENED_LATER = (
+    "NOT EXISTS (SELECT 1 FROM step c WHERE c.node_uid = step.node_uid AND c.kind = 'tool_call' "
+    f"AND c.turn_index = step.turn_index - 1 AND c.status NOT IN ({_ENDED}))"
+)
+
+
 def guard_start(change: Change, step: LoadedStep, claim: Claim, head: str, now_sql: str) -> None:
-    """Claim a step: take the lease and raise the fence, if all that was read still holds."""
+    """Claim a step: take the lease and raise the fence, if all that was read still holds.
+
+    A pending turn is claimed if nothing it waits for is open by now; what it cites and its transcript, which
+    a promotion would have fixed, are fixed here.
+    """
     queues, named = _in_list("q", claim.queues)
+    fixes, opened = "", ""
+    if step.is_turn:
+        fixes = (
+            ", cites = :cites, transcript_digest = :transcript, transcript_bytes = :bytes, "
+            "messages_before = :before, inbox = :taken"
+        )
+        named |= {
+            "cites": step.cites,
+            "transcript": step.transcript_digest,
+            "bytes": step.transcript_bytes,
+            "before": step.messages_before,
+            "taken": step.taken,
+        }
+    if step.status == StepStatus.PENDING:
+        opened = f"OR (status = 'pending' AND {_OPENED_LATER if step.turn_index else _OPENED_FIRST})"
     grant = ""
     if step.approval_id is not None:
         grant = (
@@ -221,9 +321,11 @@ def guard_start(change: Change, step: LoadedStep, claim: Claim, head: str, now_s
     change.guard(
         f"""UPDATE step SET status = 'running', fence = fence + 1, attempts = attempts + 1,
             crashes = crashes + CASE WHEN status = 'running' THEN 1 ELSE 0 END,
-            lease_until = {now_sql} + :lease, started_at = {now_sql}, worker = :worker, head = :head
+            lease_until = {now_sql} + :lease, started_at = COALESCE(started_at, {now_sql}),
+            worker = :worker, head = :head{fixes}
         WHERE id = :id AND fence = :fence AND queue IN ({queues})
-          AND ((status = 'ready' AND due_at <= {now_sql}) OR (status = 'running' AND lease_until < {now_sql}))
+          AND ((status = 'ready' AND due_at <= {now_sql}) OR (status = 'running' AND lease_until < {now_sql})
+               {opened})
           AND EXISTS (SELECT 1 FROM session e WHERE e.id = step.session_id AND e.cancelled_at IS NULL
                       AND e.paused_at IS NULL AND e.ended_status IS NULL)
           AND EXISTS (SELECT 1 FROM workspace_version w WHERE w.hash = :workspace AND w.active)
@@ -242,6 +344,25 @@ def guard_start(change: Change, step: LoadedStep, claim: Claim, head: str, now_s
             step=step.id,
             approval=step.approval_id,
         )
+
+
+def mark_followed(change: Change, step: LoadedStep) -> None:
+    """Note that what a pending turn waited for is followed by this turn, and by nothing else."""
+    if step.turn_index > 0:
+        change.update(
+            "UPDATE step SET propagated = :yes WHERE node_uid = :node AND turn_index = :turn "
+            "AND NOT propagated",
+            yes=True,
+            node=step.node_uid,
+            turn=step.turn_index - 1,
+        )
+        return
+    change.update(
+        "UPDATE step SET propagated = :yes WHERE NOT propagated AND node_uid IN "
+        "(SELECT e.depends_on_uid FROM edge e WHERE e.node_uid = :node)",
+        yes=True,
+        node=step.node_uid,
+    )
 
 
 @dataclass(frozen=True, slots=True)
@@ -329,20 +450,15 @@ def _in_list(prefix: str, values: Sequence[str]) -> tuple[str, dict[str, Any]]:
 def apply(database: Database, change: Change) -> bool:
     """Commit a change, or leave everything as it was when a guard did not hold."""
     try:
+        if database.dialect == "postgresql":  # one statement is a transaction of its own
+            with database.reading() as connection:
+                return change.apply_at_once(connection)
         with database.writing() as connection:
-            _apply_or_abort(connection, change)
-    except _Aborted:
+            if not change.apply(connection):
+                raise GuardFailed
+    except GuardFailed:
         return False
     return True
-
-
-class _Aborted(Exception):
-    """Rolls the transaction back when a guard did not hold."""
-
-
-def _apply_or_abort(connection: Connection, change: Change) -> None:
-    if not change.apply(connection):
-        raise _Aborted
 
 
 def effect_of_crash(effect: Effect, crashes: int, limit: int) -> StepEvent:

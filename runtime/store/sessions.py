@@ -9,7 +9,7 @@ from typing import Any
 
 from sqlalchemy import Connection, text
 
-from runtime.core.chain import CONTROL_STEP, Chain, Receipt
+from runtime.core.chain import CONTROL_STEP, Chain, Content, Receipt
 from runtime.core.lifecycle import NODE_ENDED
 from runtime.core.model import NodeStatus, SessionStatus
 from runtime.store.engine import Database
@@ -141,14 +141,15 @@ def read_nodes(database: Database, session_id: str) -> list[StoredNode]:
                  FROM node n LEFT JOIN step l ON l.id = (
                         SELECT s.id FROM step s WHERE s.node_uid = n.uid
                          ORDER BY s.turn_index DESC, s.call_index DESC LIMIT 1)
-                 WHERE n.session_id = :id AND n.mode <> 'host' ORDER BY n.position"""
+                 WHERE n.session_id = :id AND n.mode <> 'host'
+                 ORDER BY n.position, length(n.node_id), n.node_id"""
             ),
             {"id": session_id},
         ).all()
         edges = connection.execute(
             text(
                 "SELECT e.node_uid, n.node_id FROM edge e JOIN node n ON n.uid = e.depends_on_uid "
-                "WHERE e.session_id = :id ORDER BY n.position"
+                "WHERE e.session_id = :id ORDER BY n.position, length(n.node_id), n.node_id"
             ),
             {"id": session_id},
         ).all()
@@ -213,9 +214,17 @@ def number_continuations(connection: Connection, session: StoredSession) -> int:
 
 
 def add_control_receipt(
-    change: Change, session: StoredSession, kind: str, fields: Mapping[str, Any], cites: Sequence[str] = ()
+    change: Change,
+    session: StoredSession,
+    kind: str,
+    fields: Mapping[str, Any],
+    cites: Sequence[str] = (),
+    contents: Sequence[Content] = (),
 ) -> Receipt:
-    """Add one receipt to the session's control chain. The caller holds the session's lock."""
+    """Add one receipt to the session's control chain, and the contents that it names.
+
+    The caller holds the session's lock.
+    """
     before = [session.control_head] if session.control_head else []
     chain = Chain(
         CONTROL_STEP, 0, before + list(cites), n=session.control_n, common={"session_id": session.id}
@@ -228,5 +237,5 @@ def add_control_receipt(
         head=receipt.hash,
         n=session.control_n,
     )
-    add_evidence(change, session.id, [receipt])
+    add_evidence(change, session.id, [receipt], contents)
     return receipt

@@ -7,7 +7,17 @@ tables carry no foreign keys, so that branches of a session never meet on a comm
 
 from __future__ import annotations
 
-from sqlalchemy import BigInteger, Boolean, Column, Index, Integer, Text, UniqueConstraint, text
+from sqlalchemy import (
+    BigInteger,
+    Boolean,
+    Column,
+    FetchedValue,
+    Index,
+    Integer,
+    Text,
+    UniqueConstraint,
+    text,
+)
 from sqlmodel import Field, SQLModel
 
 
@@ -27,8 +37,9 @@ class SessionRow(SQLModel, table=True):
     task_id: str
     principal: str | None = None
     context: str = Field(sa_type=Text)
+    definition: str | None = Field(default=None, sa_type=Text)
     definition_digest: str
-    idempotency_key: str | None = None
+    forked_from: str | None = None
     created_at: int = Field(sa_column=_big(nullable=False))
     cancelled_at: int | None = Field(default=None, sa_column=_big())
     paused_at: int | None = Field(default=None, sa_column=_big())
@@ -55,7 +66,12 @@ class NodeRow(SQLModel, table=True):
     definition: str = Field(sa_type=Text)
     status: str
     reason: str | None = None
+    plan: str = Field(default="{}", sa_type=Text)
+    rules: str | None = Field(default=None, sa_type=Text)
+    item: str | None = Field(default=None, sa_type=Text)
+    handled: bool = Field(default=False, sa_column=Column(Boolean, nullable=False))
     wake_at: int | None = Field(default=None, sa_column=_big())
+    deadline_at: int | None = Field(default=None, sa_column=_big())
     dependencies: int = 0
     max_turns: int
     turn_budget: int
@@ -67,7 +83,15 @@ class NodeRow(SQLModel, table=True):
     result: str | None = Field(default=None, sa_type=Text)
     error: str | None = Field(default=None, sa_type=Text)
 
-    __table_args__ = (UniqueConstraint("session_id", "node_id"),)
+    __table_args__ = (
+        UniqueConstraint("session_id", "node_id"),
+        Index(
+            "ix_node_deadline",
+            "deadline_at",
+            sqlite_where=text("deadline_at IS NOT NULL"),
+            postgresql_where=text("deadline_at IS NOT NULL"),
+        ),
+    )
 
 
 class EdgeRow(SQLModel, table=True):
@@ -79,8 +103,14 @@ class EdgeRow(SQLModel, table=True):
     depends_on_uid: str = Field(primary_key=True)
     session_id: str
     satisfied: bool = Field(default=False, sa_column=Column(Boolean, nullable=False))
+    on_end: bool = Field(default=False, sa_column=Column(Boolean, nullable=False))
+    sole: bool = Field(default=False, sa_column=Column(Boolean, nullable=False))
 
     __table_args__ = (Index("ix_edge_depends_on", "depends_on_uid"),)
+
+
+_OPEN = "status IN ('pending', 'ready', 'waiting_approval', 'in_doubt', 'quarantined')"
+"""Steps that somebody or something still has to move."""
 
 
 class StepRow(SQLModel, table=True):
@@ -117,6 +147,7 @@ class StepRow(SQLModel, table=True):
     transcript_digest: str = ""
     transcript_bytes: int = 0
     siblings: int = 1
+    inbox: int = 0
     intent: str | None = None
     approval_id: str | None = None
     output: str | None = Field(default=None, sa_type=Text)
@@ -124,12 +155,18 @@ class StepRow(SQLModel, table=True):
     usage: str | None = Field(default=None, sa_type=Text)
     propagated: bool = Field(default=True, sa_column=Column(Boolean, nullable=False))
     worker: str | None = None
-    started_at: int | None = Field(default=None, sa_column=_big())
+    started_at: int | None = Field(default=None, sa_column=_big())  # of the first attempt
     finished_at: int | None = Field(default=None, sa_column=_big())
 
     __table_args__ = (
         Index("ix_step_node", "node_uid", "turn_index", "call_index", "id"),
         Index("ix_step_session", "session_id"),
+        Index(
+            "ix_step_open",
+            "session_id",
+            sqlite_where=text(_OPEN),
+            postgresql_where=text(_OPEN),
+        ),
         Index(
             "ix_step_publish",
             "publish_at",
@@ -144,7 +181,7 @@ class StepRow(SQLModel, table=True):
         ),
         Index(
             "ix_step_unpropagated",
-            "finished_at",
+            "publish_at",
             "session_id",
             sqlite_where=text("propagated = 0"),
             postgresql_where=text("NOT propagated"),
@@ -163,6 +200,21 @@ class MessageRow(SQLModel, table=True):
     content: str = Field(sa_type=Text)
 
 
+class SignalRow(SQLModel, table=True):
+    """The inbox of a node: messages handed to it that its next turn takes in."""
+
+    __tablename__ = "signal"
+
+    node_uid: str = Field(primary_key=True)
+    number: int = Field(primary_key=True)
+    idempotency_key: str | None = None
+    role: str
+    content: str = Field(sa_type=Text)
+    at: int = Field(sa_column=_big(nullable=False))
+
+    __table_args__ = (Index("ix_signal_key", "node_uid", "idempotency_key"),)
+
+
 class ContinuationRow(SQLModel, table=True):
     """Why a session moved on."""
 
@@ -177,6 +229,7 @@ class ContinuationRow(SQLModel, table=True):
     kind: str
     node_id: str | None = None
     request_id: str | None = None
+    idempotency_key: str | None = None
     at: int = Field(sa_column=_big(nullable=False))
 
     __table_args__ = (
@@ -241,13 +294,20 @@ class ApprovalVoteRow(SQLModel, table=True):
 
 
 class EvidenceRow(SQLModel, table=True):
-    """Receipts, hash-chained per (step, fence)."""
+    """Receipts, hash-chained per (step, fence).
+
+    They are read in the order of ``(transaction_id, position)``. PostgreSQL fills in the id of the writing
+    transaction; in SQLite, whose writers are serialised, it is 0.
+    """
 
     __tablename__ = "evidence"
 
     position: int | None = Field(
         default=None,
         sa_column=Column(BigInteger().with_variant(Integer, "sqlite"), primary_key=True),
+    )
+    transaction_id: int | None = Field(
+        default=None, sa_column=Column(BigInteger, nullable=False, server_default=FetchedValue())
     )
     session_id: str
     step_id: str
@@ -259,7 +319,7 @@ class EvidenceRow(SQLModel, table=True):
 
     __table_args__ = (
         UniqueConstraint("session_id", "step_id", "fence", "n"),
-        Index("ix_evidence_session", "session_id", "position"),
+        Index("ix_evidence_session", "session_id", "transaction_id", "position"),
     )
 
 
@@ -271,6 +331,17 @@ class BlobRow(SQLModel, table=True):
     session_id: str = Field(primary_key=True)
     hash: str = Field(primary_key=True)
     content: str = Field(sa_type=Text)
+
+
+class ScheduleRow(SQLModel, table=True):
+    """How far a schedule of the workspace file has come; what it started are sessions like any other."""
+
+    __tablename__ = "schedule"
+
+    id: str = Field(primary_key=True)
+    seen_at: int = Field(sa_column=_big(nullable=False))
+    next_at: int = Field(sa_column=_big(nullable=False))
+    session_id: str | None = None
 
 
 class WorkspaceVersionRow(SQLModel, table=True):

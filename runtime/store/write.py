@@ -8,18 +8,17 @@ inside the caller's transaction.
 from __future__ import annotations
 
 import json
-import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from functools import cache
+from functools import cache, lru_cache
 from typing import Any
 
-from sqlalchemy import BigInteger, Boolean, Connection, Integer, Table, text
-from sqlalchemy.sql.elements import TextClause
+from sqlalchemy import BigInteger, Boolean, Connection, Integer, Table
+from sqlalchemy.exc import DBAPIError
+
+from runtime.store.sql import PARAMETER, run
 
 Row = Mapping[str, Any]
-
-_PARAMETER = re.compile(r"(?<![\w:]):([a-z]\w*)")
 
 
 @dataclass(slots=True)
@@ -56,39 +55,83 @@ class Change:
             Whether every guard held. When not, the caller must roll back.
         """
         if connection.dialect.name == "postgresql":
-            return self._apply_at_once(connection)
+            try:
+                return self.apply_at_once(connection)
+            except GuardFailed:
+                return False
         return self._apply_in_turn(connection)
 
     def _apply_in_turn(self, connection: Connection) -> bool:
         for sql, params in self.guards:
-            if connection.execute(text(sql), params).rowcount == 0:
+            if run(connection, sql, params).rowcount == 0:
                 return False
         for sql, params in self.updates:
-            connection.execute(text(sql), params)
+            run(connection, sql, params)
         for table, rows, once in self.inserts:
-            connection.execute(_plain_insert(table, tuple(rows[0]), once), [dict(row) for row in rows])
+            run(connection, _joint_insert(table, tuple(rows[0]), once), {"rows": _json(rows)})
         return True
 
-    def _apply_at_once(self, connection: Connection) -> bool:
-        parts: list[str] = []
-        params: dict[str, Any] = {}
-        held = " AND ".join(f"EXISTS (SELECT 1 FROM g{i})" for i in range(len(self.guards))) or "TRUE"
-        for i, (sql, values) in enumerate(self.guards):
-            after = f" AND EXISTS (SELECT 1 FROM g{i - 1})" if i else ""
-            parts.append(f"g{i} AS ({_renamed(sql, values, f'g{i}_', params)}{after} RETURNING 1)")
-        for i, (sql, values) in enumerate(self.updates):
-            parts.append(f"u{i} AS ({_renamed(sql, values, f'u{i}_', params)} AND {held} RETURNING 1)")
-        for i, (table, rows, once) in enumerate(self.inserts):
-            params[f"rows{i}"] = json.dumps([dict(row) for row in rows])
-            parts.append(
-                f"i{i} AS ({_json_insert(table, tuple(rows[0]), once, f'rows{i}')} WHERE {held}"
-                f"{' ON CONFLICT DO NOTHING' if once else ''} RETURNING 1)"
-            )
-        if not parts:
+    def apply_at_once(self, connection: Connection) -> bool:
+        """Run everything as one statement of PostgreSQL, which is all or nothing even outside a transaction.
+
+        Raises:
+            GuardFailed: If a guard did not hold; nothing was changed.
+        """
+        if not (self.guards or self.updates or self.inserts):
             return True
-        last = f"SELECT count(*) FROM g{len(self.guards) - 1}" if self.guards else "SELECT 1"
-        found = connection.execute(text(f"WITH {', '.join(parts)} {last}"), params).scalar_one()
-        return bool(found)
+        parts = (("g", self.guards), ("u", self.updates))
+        params = {
+            f"{kind}{i}_{name}": value
+            for kind, statements in parts
+            for i, (_, values) in enumerate(statements)
+            for name, value in values.items()
+        }
+        params |= {f"rows{i}": _json(rows) for i, (_, rows, _) in enumerate(self.inserts)}
+        sql = _joint_statement(
+            tuple(sql for sql, _ in self.guards),
+            tuple(sql for sql, _ in self.updates),
+            tuple((table, tuple(rows[0]), once) for table, rows, once in self.inserts),
+        )
+        try:
+            run(connection, sql, params)
+        except DBAPIError as error:
+            if getattr(error.orig, "sqlstate", None) == _DIVISION_BY_ZERO:
+                raise GuardFailed from None
+            raise
+        return True
+
+
+_DIVISION_BY_ZERO = "22012"
+
+
+class GuardFailed(Exception):
+    """A guard of a change did not find its row, so nothing was changed."""
+
+
+@lru_cache(maxsize=1024)
+def _joint_statement(
+    guards: tuple[str, ...],
+    updates: tuple[str, ...],
+    inserts: tuple[tuple[Table, tuple[str, ...], bool], ...],
+) -> str:
+    """One statement of data-modifying CTEs; it divides by zero, which undoes it, unless all guards held."""
+    parts: list[str] = []
+    held = " AND ".join(f"EXISTS (SELECT 1 FROM g{i})" for i in range(len(guards))) or "TRUE"
+    for i, sql in enumerate(guards):
+        after = f" AND EXISTS (SELECT 1 FROM g{i - 1})" if i else ""
+        parts.append(f"g{i} AS ({_prefixed(sql, f'g{i}_')}{after} RETURNING 1)")
+    for i, sql in enumerate(updates):
+        parts.append(f"u{i} AS ({_prefixed(sql, f'u{i}_')} AND {held} RETURNING 1)")
+    for i, (table, columns, once) in enumerate(inserts):
+        again = " ON CONFLICT DO NOTHING" if once else ""
+        insert = _json_insert(table, columns, f"rows{i}")
+        parts.append(f"i{i} AS ({insert} WHERE {held}{again} RETURNING 1)")
+    last = f"SELECT 1 / (SELECT least(count(*), 1) FROM g{len(guards) - 1})" if guards else "SELECT 1"
+    return f"WITH {', '.join(parts)} {last}"
+
+
+def _json(rows: Sequence[Row]) -> str:
+    return json.dumps([dict(row) for row in rows])
 
 
 def update_rows(
@@ -113,7 +156,7 @@ def update_rows(
     name = table.__tablename__
     sets = ", ".join(f"{column} = COALESCE(r.{column}, {name}.{column})" for column in columns)
     sql = f"UPDATE {name} SET {sets} FROM {source} WHERE {name}.{key} = r.{key} AND {where}"
-    return int(connection.execute(text(sql), {"rows": json.dumps([dict(row) for row in rows])}).rowcount)
+    return run(connection, sql, {"rows": _json(rows)}).rowcount
 
 
 @cache
@@ -126,26 +169,21 @@ def _row_source(table: Table, columns: tuple[str, ...], dialect: str) -> str:
     return f"(SELECT {picked} FROM json_each(:rows)) AS r"
 
 
-def _renamed(sql: str, values: Mapping[str, Any], prefix: str, params: dict[str, Any]) -> str:
-    """Give the parameters of one part names of their own within the joint statement."""
-    params.update((prefix + name, value) for name, value in values.items())
-    return _prefixed(sql, prefix)
-
-
 @cache
 def _prefixed(sql: str, prefix: str) -> str:
-    return _PARAMETER.sub(rf":{prefix}\1", sql)
+    return PARAMETER.sub(rf":{prefix}\1", sql)
 
 
 @cache
-def _plain_insert(table: Table, columns: tuple[str, ...], once: bool) -> TextClause:
-    names = ", ".join(columns)
-    values = ", ".join(f":{column}" for column in columns)
-    return text(f"INSERT {'OR IGNORE ' if once else ''}INTO {table.name} ({names}) VALUES ({values})")
+def _joint_insert(table: Table, columns: tuple[str, ...], once: bool) -> str:
+    """One statement for all rows: SQLite's driver would run a batch once per row."""
+    verb = "INSERT OR IGNORE INTO" if once else "INSERT INTO"
+    source = _row_source(table, columns, "sqlite")
+    return f"{verb} {table.name} ({', '.join(columns)}) SELECT * FROM {source}"
 
 
 @cache
-def _json_insert(table: Table, columns: tuple[str, ...], once: bool, param: str) -> str:
+def _json_insert(table: Table, columns: tuple[str, ...], param: str) -> str:
     names = ", ".join(columns)
     typed = ", ".join(f"{column} {_pg_type(table, column)}" for column in columns)
     return (

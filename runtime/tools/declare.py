@@ -15,7 +15,7 @@ from pydantic import BaseModel, PydanticSchemaGenerationError, TypeAdapter, Vali
 from pydantic.errors import PydanticInvalidForJsonSchema
 
 from runtime.core.canonical import canonical_json, digest
-from runtime.core.model import Effect, Json, Scope
+from runtime.core.model import Effect, Json, RetryPolicy, Scope
 from runtime.errors import ConfigurationError
 from runtime.tools.schema import ANY_OBJECT, close, parse_input, refused, require_schema, schema_problems
 
@@ -39,6 +39,7 @@ class ToolDefinition:
         time_limit: Seconds after which a call is cut off.
         handler: The function, sync or async: ``(input, ctx) -> output``.
         reconcile: ``(idempotency_key) -> Reconciliation`` for calls in doubt.
+        retry: How often and when a failed call is made again before the model is told; None for never.
         version: Part of the digest; raise it when the meaning changes but the schema does not.
         scopes_mode: Whether all of ``scopes`` must be allowed, or one suffices.
         server: The server that the tool lives on, if it is not a function of ours.
@@ -56,6 +57,7 @@ class ToolDefinition:
     queue: str = "tools"
     time_limit: float = 60.0
     reconcile: Callable[..., Any] | None = field(default=None, repr=False)
+    retry: RetryPolicy | None = None
     version: str = "1"
     scopes_mode: ScopesMode = "all"
     server: str | None = None
@@ -117,6 +119,7 @@ def tool(
     time_limit: float = 60.0,
     scopes_mode: ScopesMode = "all",
     reconcile: Callable[..., Any] | None = None,
+    retry: RetryPolicy | Mapping[str, Json] | None = None,
     version: str = "1",
     input_schema: Mapping[str, Json] | None = None,
     output_schema: Mapping[str, Json] | None = None,
@@ -149,6 +152,7 @@ def tool(
             time_limit=_checked_time_limit(name, time_limit),
             handler=function,
             reconcile=reconcile,
+            retry=_checked_retry(name, _checked_effect(name, effect), retry),
             version=version,
             scopes_mode=scopes_mode,
             input_model=model,
@@ -198,6 +202,27 @@ def _checked_time_limit(name: str, time_limit: float) -> float:
     if not 0 < time_limit < float("inf"):
         raise _wrong(name, f"time_limit {time_limit!r} — write a number of seconds above 0")
     return float(time_limit)
+
+
+def _checked_retry(
+    name: str, effect: Effect, retry: RetryPolicy | Mapping[str, Json] | None
+) -> RetryPolicy | None:
+    if retry is None:
+        return None
+    try:
+        policy = retry if isinstance(retry, RetryPolicy) else RetryPolicy.model_validate(dict(retry))
+    except ValidationError as error:
+        problem = error.errors(include_url=False)[0]
+        raise _wrong(
+            name, f"retry{list(problem['loc'])}: {problem['msg']} — write e.g. {{'attempts': 3}}"
+        ) from None
+    if effect is Effect.ONCE and policy.retry_on is None:
+        raise _wrong(
+            name,
+            "is a 'once' tool with a retry — name in retry_on the codes of its ToolErrors that say that "
+            "nothing was done",
+        )
+    return policy
 
 
 def _first_paragraph(name: str, function: Callable[..., Any]) -> str:

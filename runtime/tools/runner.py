@@ -11,6 +11,7 @@ from runtime.tools.context import ToolContext
 from runtime.tools.declare import ToolDefinition
 from runtime.tools.pool import ToolProcessPool
 from runtime.tools.process import ToolSetup
+from runtime.tools.reconcile import Reconciliation, call_reconcile
 from runtime.tools.run import call_tool
 
 
@@ -32,6 +33,16 @@ class InProcessRunner:
         """Run one call here and now."""
         ctx = ToolContext.from_json(context, deadline=time.monotonic() + deadline_s, on_progress=on_progress)
         return call_tool(tool, input_json, ctx)
+
+    def reconcile(
+        self,
+        tool: ToolDefinition,
+        idempotency_key: str,
+        *,
+        deadline_s: float,
+    ) -> Reconciliation:
+        """Ask here and now."""
+        return call_reconcile(tool, idempotency_key)
 
     def close(self) -> None:
         """Nothing is held."""
@@ -63,6 +74,10 @@ class ProcessRunner:
             ToolTimedOut: If the call did not end in time; the process was killed.
         """
         return self._pool.run(tool.name, input_json, context, deadline_s=deadline_s, on_progress=on_progress)
+
+    def reconcile(self, tool: ToolDefinition, idempotency_key: str, *, deadline_s: float) -> Reconciliation:
+        """Ask in a tool process; one that dies or takes too long does not know."""
+        return self._pool.reconcile(tool.name, idempotency_key, deadline_s=deadline_s)
 
     def close(self) -> None:
         """End the idle processes."""

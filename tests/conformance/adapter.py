@@ -109,5 +109,12 @@ def provider_normalise(input: dict[str, Any]) -> dict[str, Any]:
     return adapter_providers.provider_normalise(input)
 
 
+def workflow(input: dict[str, Any]) -> dict[str, Any]:
+    """``workflow.jsonl``: see `tests.conformance.adapter_workflow`."""
+    from tests.conformance import adapter_workflow
+
+    return adapter_workflow.workflow(input)
+
+
 def _scope_layers(input: dict[str, Any]) -> list[tuple[Scope, ...]]:
     return [_SCOPES.validate_python(input[name]) for name in _LAYERS]

@@ -1,31 +1,44 @@
-"""Prints, after the run, where the library answers otherwise than the reference, and why it may."""
+"""Prints, after the run, the results of the vectors by file: where they differ, and why they may."""
 
 from __future__ import annotations
 
-from collections import Counter
+from collections import Counter, defaultdict
 
 import pytest
 
-Difference = tuple[str, str, str]
-_DIFFERENCES: pytest.StashKey[list[Difference]] = pytest.StashKey()
+Judged = tuple[str, str, str]
+"""File, record, and why it differs from the reference and may; blank where it does not differ."""
 
-
-def pytest_configure(config):
-    config.stash[_DIFFERENCES] = []
+_PROPERTY = "conformance"
 
 
 @pytest.fixture
-def differences(request) -> list[Difference]:
-    """Collects (file, record id, why) of records that differ from the reference and may."""
-    return request.config.stash[_DIFFERENCES]
+def differences(record_property):
+    """Collects what was judged; it travels with the test's report, whichever process ran the test."""
+    judged: list[Judged] = []
+    yield judged
+    for each in judged:
+        record_property(_PROPERTY, each)
 
 
-def pytest_terminal_summary(terminalreporter, config):
-    found = sorted(set(config.stash[_DIFFERENCES]))
-    if not found:
+def pytest_terminal_summary(terminalreporter):
+    judged = {
+        tuple(value)
+        for reports in terminalreporter.stats.values()
+        for report in reports
+        for name, value in getattr(report, "user_properties", ())
+        if name == _PROPERTY
+    }
+    if not judged:
         return
-    terminalreporter.section("conformance: differs from the reference where the vectors leave it open")
-    for (file, why), count in sorted(Counter((file, why) for file, _, why in found).items()):
-        ids = [record for name, record, reason in found if (name, reason) == (file, why)]
-        shown = " ".join(ids[:4]) + (" ..." if count > 4 else "")
-        terminalreporter.write_line(f"{file:20} {count:4}  {why}  [{shown}]")
+    terminalreporter.section("conformance: records as the reference, and where the vectors leave it open")
+    by_file = defaultdict(list)
+    for file, record, why in sorted(judged):
+        by_file[file].append((record, why))
+    for file, found in by_file.items():
+        equal = sum(1 for _, why in found if not why)
+        terminalreporter.write_line(f"{file:20} {equal:4} of {len(found)} records as the reference")
+        for why, count in sorted(Counter(why for _, why in found if why).items()):
+            ids = [record for record, reason in found if reason == why]
+            shown = " ".join(ids[:4]) + (" ..." if count > 4 else "")
+            terminalreporter.write_line(f"{'':20} {count:4}  {why}  [{shown}]")

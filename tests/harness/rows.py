@@ -5,7 +5,7 @@ from sqlalchemy import text
 from runtime.core.model import StepKind
 from runtime.store.engine import Database
 from runtime.store.journal import apply
-from runtime.store.rows import step_row
+from runtime.store.rows import node_row, step_row
 from runtime.store.tables import NodeRow, SessionRow, StepRow
 from runtime.store.write import Change
 
@@ -32,22 +32,15 @@ def insert_session(database: Database, session_id: str = "s", node_uid: str = "n
     change.insert(
         NodeRow,
         [
-            {
-                "uid": node_uid,
-                "session_id": session_id,
-                "node_id": "node",
-                "position": 0,
-                "mode": "loop",
-                "definition": '{"turn": {}, "context_from": []}',
-                "status": "running",
-                "dependencies": 0,
-                "max_turns": 12,
-                "turn_budget": 12,
-                "turns": 0,
-                "tool_calls": 0,
-                "inbox": 0,
-                "priority": 0,
-            }
+            node_row(
+                uid=node_uid,
+                session_id=session_id,
+                node_id="node",
+                status="running",
+                definition='{"turn": {}, "context_from": []}',
+                max_turns=12,
+                turn_budget=12,
+            )
         ],
     )
     assert apply(database, change)

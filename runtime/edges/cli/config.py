@@ -131,6 +131,7 @@ def check_workspace(settings: Settings) -> Checked:
             findings += _errors(error)
         findings += _unknown_tools(workspace, registry)
     findings += _dead_rules(workspace, registry)
+    findings += _own_queues(registry)
     return Checked(workspace, registry, tuple(findings))
 
 
@@ -166,6 +167,19 @@ def _unknown_tools(workspace: Workspace, registry: ToolRegistry) -> Iterator[Fin
                 if isinstance(part, ToolNameEquals) and part.tool_name not in (TURN_TOOL, *_names(registry)):
                     text = f"rule {rule.id!r} is about {part.tool_name!r}, which no tool module declares"
                     yield Finding("warning", f"{text}; correct the name, or add the module")
+
+
+def _own_queues(registry: ToolRegistry) -> Iterator[Finding]:
+    """Queues that tools name for themselves, which a worker consumes only if it is told to."""
+    from runtime.live.celery_settings import QUEUES
+
+    own: dict[str, list[str]] = {}
+    for tool in registry:
+        if tool.queue not in QUEUES:
+            own.setdefault(tool.queue, []).append(tool.name)
+    for queue, names in own.items():
+        text = f"calls of {', '.join(names)} run on queue {queue!r}, which no worker consumes unasked"
+        yield Finding("warning", f"{text}; start one with 'agent-runtime worker -Q {queue}'")
 
 
 def _names(registry: ToolRegistry) -> Iterator[str]:

@@ -1,7 +1,9 @@
-"""``agent-runtime sessions``: look at sessions, cancel and resume them."""
+"""``agent-runtime sessions``: look at sessions and steer them."""
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -10,10 +12,11 @@ from runtime.edges.cli import options
 
 if TYPE_CHECKING:
     from runtime.core.model import SessionStatus
+    from runtime.engine.handle import SessionHandle
     from runtime.store.listing import ListedStep
     from runtime.store.sessions import StoredNode, StoredSession
 
-group = typer.Typer(help="Look at sessions, cancel and resume them.", no_args_is_help=True)
+group = typer.Typer(help="Look at sessions and steer them.", no_args_is_help=True)
 
 As = Annotated[
     str | None, typer.Option("--as", metavar="NAME", help="The principal that the session belongs to.")
@@ -171,20 +174,45 @@ def steps(
         note(f"there are more: --after {following}")
 
 
+Reason = Annotated[str | None, typer.Option(help="Why; evidence keeps it.")]
+
+Key = Annotated[str | None, typer.Option(metavar="KEY", help="A repeat with the same key changes nothing.")]
+
+
 @group.command()
-def cancel(
-    session_id: options.SessionId,
-    reason: Annotated[str | None, typer.Option(help="Why; evidence keeps it.")] = None,
-    as_json: options.Json = False,
-) -> None:
+def cancel(session_id: options.SessionId, reason: Reason = None, as_json: options.Json = False) -> None:
     """Stop what has not started; what is running may finish. Harmless to repeat."""
+    with _steering(session_id) as handle:
+        status = handle.cancel(reason)
+    _tell_status(session_id, status, as_json)
+
+
+@group.command()
+def pause(session_id: options.SessionId, reason: Reason = None, as_json: options.Json = False) -> None:
+    """Let nothing start until it is unpaused; what is running finishes. Harmless to repeat."""
+    with _steering(session_id) as handle:
+        status = handle.pause(reason)
+    _tell_status(session_id, status, as_json)
+
+
+@group.command()
+def unpause(session_id: options.SessionId, reason: Reason = None, as_json: options.Json = False) -> None:
+    """Let a paused session go on. Harmless to repeat."""
+    with _steering(session_id) as handle:
+        status = handle.unpause(reason)
+    _tell_status(session_id, status, as_json)
+
+
+@contextmanager
+def _steering(session_id: str) -> Iterator[SessionHandle]:
+    """The handle of a session for the operator, who may see and stop every session."""
     from runtime.edges.cli.opening import find, open_database, open_runtime
+    from runtime.engine.handle import SessionHandle
 
     with open_database() as database:
         find(database, session_id)
     with open_runtime() as runtime:
-        status = runtime.session(session_id).cancel(reason)
-    _tell_status(session_id, status, as_json)
+        yield SessionHandle(runtime.parts, session_id)
 
 
 @group.command()
@@ -193,18 +221,83 @@ def resume(
     message: Annotated[
         list[str] | None, typer.Option(help="Say this as the user; linear sessions only.")
     ] = None,
+    max_turns: Annotated[
+        int | None, typer.Option(min=1, help="Turn budget of the nodes that go on; default: their own.")
+    ] = None,
+    key: Key = None,
     principal: As = None,
     as_json: options.Json = False,
 ) -> None:
-    """Continue what is suspended, retry what failed, or say something more."""
+    """Wake what is due, continue what is suspended, retry what failed, or say something more."""
     from runtime.edges.cli.opening import find, open_database, open_runtime
 
     with open_database() as database:
         find(database, session_id)
-    said = [{"role": "user", "content": text} for text in message or ()]
     with open_runtime() as runtime:
-        status = runtime.resume(session_id, principal=principal, messages=said or None).status()
+        status = runtime.resume(
+            session_id,
+            principal=principal,
+            messages=_said(message) or None,
+            idempotency_key=key,
+            max_turns_per_invocation=max_turns,
+        ).status()
     _tell_status(session_id, status, as_json)
+
+
+@group.command()
+def signal(
+    session_id: options.SessionId,
+    node: Annotated[str, typer.Argument(metavar="NODE", help="A node that has not ended.")],
+    message: Annotated[list[str], typer.Option(help="Say this to it as the user; may be repeated.")],
+    key: Key = None,
+    principal: As = None,
+    as_json: options.Json = False,
+) -> None:
+    """Hand messages to a node; its next turn sees them."""
+    from runtime.edges.cli.opening import find, open_database, open_runtime
+
+    with open_database() as database:
+        find(database, session_id)
+    with open_runtime() as runtime:
+        handle = runtime.signal(session_id, node, _said(message), idempotency_key=key, principal=principal)
+        status = handle.status()
+    _tell_status(session_id, status, as_json)
+
+
+@group.command()
+def fork(
+    session_id: options.SessionId,
+    node: Annotated[str, typer.Argument(metavar="NODE", help="The node that runs again.")],
+    new_session_id: Annotated[str, typer.Argument(metavar="NEW_SESSION", help="Id of the new session.")],
+    message: Annotated[
+        list[str] | None, typer.Option(help="Tell the node this as the user, instead of what it was told.")
+    ] = None,
+    allow_effects: Annotated[
+        bool, typer.Option("--allow-effects", help="Let calls that must happen once be made again.")
+    ] = False,
+    principal: As = None,
+    as_json: options.Json = False,
+) -> None:
+    """Run a node and what follows from it again, in a new session that keeps the rest."""
+    from runtime.edges.cli.opening import find, open_database, open_runtime
+
+    with open_database() as database:
+        find(database, session_id)
+    with open_runtime() as runtime:
+        handle = runtime.fork(
+            session_id,
+            node,
+            new_session_id=new_session_id,
+            principal=principal,
+            allow_effects=allow_effects,
+            messages=_said(message) or None,
+        )
+        status = handle.status()
+    _tell_status(new_session_id, status, as_json)
+
+
+def _said(texts: list[str] | None) -> list[dict[str, str]]:
+    return [{"role": "user", "content": text} for text in texts or ()]
 
 
 def _tell_status(session_id: str, status: SessionStatus, as_json: bool) -> None:
@@ -233,6 +326,7 @@ def session_json(session: StoredSession, status: SessionStatus) -> dict[str, Any
         "status": status.value,
         "created_at": rfc3339(session.created_at),
         "cancelled_at": rfc3339(session.cancelled_at),
+        "paused_at": rfc3339(session.paused_at),
         "ended_at": rfc3339(session.ended_at),
     }
 

@@ -5,10 +5,16 @@ from __future__ import annotations
 import sqlalchemy as sa
 from alembic import op
 
+_OPEN = "status IN ('pending', 'ready', 'waiting_approval', 'in_doubt', 'quarantined')"
+
 revision = "0001"
 down_revision = None
 branch_labels = None
 depends_on = None
+
+
+_WRITER = {"postgresql": "CAST(CAST(pg_current_xact_id() AS text) AS bigint)", "sqlite": "0"}
+"""The id of the transaction that writes a row."""
 
 
 def upgrade() -> None:
@@ -71,6 +77,7 @@ def upgrade() -> None:
         sa.Column("kind", sa.String(), nullable=False),
         sa.Column("node_id", sa.String(), nullable=True),
         sa.Column("request_id", sa.String(), nullable=True),
+        sa.Column("idempotency_key", sa.String(), nullable=True),
         sa.Column("at", sa.BigInteger(), nullable=False),
         sa.PrimaryKeyConstraint("id"),
         sa.UniqueConstraint("session_id", "number"),
@@ -90,6 +97,8 @@ def upgrade() -> None:
         sa.Column("depends_on_uid", sa.String(), nullable=False),
         sa.Column("session_id", sa.String(), nullable=False),
         sa.Column("satisfied", sa.Boolean(), nullable=False),
+        sa.Column("on_end", sa.Boolean(), nullable=False),
+        sa.Column("sole", sa.Boolean(), nullable=False),
         sa.PrimaryKeyConstraint("node_uid", "depends_on_uid"),
     )
     with op.batch_alter_table("edge", schema=None) as batch_op:
@@ -98,6 +107,12 @@ def upgrade() -> None:
     op.create_table(
         "evidence",
         sa.Column("position", sa.BigInteger().with_variant(sa.Integer(), "sqlite"), nullable=False),
+        sa.Column(
+            "transaction_id",
+            sa.BigInteger(),
+            server_default=sa.text(_WRITER[op.get_bind().dialect.name]),
+            nullable=False,
+        ),
         sa.Column("session_id", sa.String(), nullable=False),
         sa.Column("step_id", sa.String(), nullable=False),
         sa.Column("fence", sa.Integer(), nullable=False),
@@ -109,7 +124,9 @@ def upgrade() -> None:
         sa.UniqueConstraint("session_id", "step_id", "fence", "n"),
     )
     with op.batch_alter_table("evidence", schema=None) as batch_op:
-        batch_op.create_index("ix_evidence_session", ["session_id", "position"], unique=False)
+        batch_op.create_index(
+            "ix_evidence_session", ["session_id", "transaction_id", "position"], unique=False
+        )
 
     op.create_table(
         "message",
@@ -129,7 +146,12 @@ def upgrade() -> None:
         sa.Column("definition", sa.Text(), nullable=False),
         sa.Column("status", sa.String(), nullable=False),
         sa.Column("reason", sa.String(), nullable=True),
+        sa.Column("plan", sa.Text(), nullable=False),
+        sa.Column("rules", sa.Text(), nullable=True),
+        sa.Column("item", sa.Text(), nullable=True),
+        sa.Column("handled", sa.Boolean(), nullable=False),
         sa.Column("wake_at", sa.BigInteger(), nullable=True),
+        sa.Column("deadline_at", sa.BigInteger(), nullable=True),
         sa.Column("dependencies", sa.Integer(), nullable=False),
         sa.Column("max_turns", sa.Integer(), nullable=False),
         sa.Column("turn_budget", sa.Integer(), nullable=False),
@@ -143,6 +165,36 @@ def upgrade() -> None:
         sa.PrimaryKeyConstraint("uid"),
         sa.UniqueConstraint("session_id", "node_id"),
     )
+    with op.batch_alter_table("node", schema=None) as batch_op:
+        batch_op.create_index(
+            "ix_node_deadline",
+            ["deadline_at"],
+            unique=False,
+            sqlite_where=sa.text("deadline_at IS NOT NULL"),
+            postgresql_where=sa.text("deadline_at IS NOT NULL"),
+        )
+
+    op.create_table(
+        "schedule",
+        sa.Column("id", sa.String(), nullable=False),
+        sa.Column("seen_at", sa.BigInteger(), nullable=False),
+        sa.Column("next_at", sa.BigInteger(), nullable=False),
+        sa.Column("session_id", sa.String(), nullable=True),
+        sa.PrimaryKeyConstraint("id"),
+    )
+    op.create_table(
+        "signal",
+        sa.Column("node_uid", sa.String(), nullable=False),
+        sa.Column("number", sa.Integer(), nullable=False),
+        sa.Column("idempotency_key", sa.String(), nullable=True),
+        sa.Column("role", sa.String(), nullable=False),
+        sa.Column("content", sa.Text(), nullable=False),
+        sa.Column("at", sa.BigInteger(), nullable=False),
+        sa.PrimaryKeyConstraint("node_uid", "number"),
+    )
+    with op.batch_alter_table("signal", schema=None) as batch_op:
+        batch_op.create_index("ix_signal_key", ["node_uid", "idempotency_key"], unique=False)
+
     op.create_table(
         "session",
         sa.Column("id", sa.String(), nullable=False),
@@ -151,8 +203,9 @@ def upgrade() -> None:
         sa.Column("task_id", sa.String(), nullable=False),
         sa.Column("principal", sa.String(), nullable=True),
         sa.Column("context", sa.Text(), nullable=False),
+        sa.Column("definition", sa.Text(), nullable=True),
         sa.Column("definition_digest", sa.String(), nullable=False),
-        sa.Column("idempotency_key", sa.String(), nullable=True),
+        sa.Column("forked_from", sa.String(), nullable=True),
         sa.Column("created_at", sa.BigInteger(), nullable=False),
         sa.Column("cancelled_at", sa.BigInteger(), nullable=True),
         sa.Column("paused_at", sa.BigInteger(), nullable=True),
@@ -198,6 +251,7 @@ def upgrade() -> None:
         sa.Column("transcript_digest", sa.String(), nullable=False),
         sa.Column("transcript_bytes", sa.Integer(), nullable=False),
         sa.Column("siblings", sa.Integer(), nullable=False),
+        sa.Column("inbox", sa.Integer(), nullable=False),
         sa.Column("intent", sa.String(), nullable=True),
         sa.Column("approval_id", sa.String(), nullable=True),
         sa.Column("output", sa.Text(), nullable=True),
@@ -225,10 +279,17 @@ def upgrade() -> None:
             sqlite_where=sa.text("status = 'ready'"),
             postgresql_where=sa.text("status = 'ready'"),
         )
+        batch_op.create_index(
+            "ix_step_open",
+            ["session_id"],
+            unique=False,
+            sqlite_where=sa.text(_OPEN),
+            postgresql_where=sa.text(_OPEN),
+        )
         batch_op.create_index("ix_step_session", ["session_id"], unique=False)
         batch_op.create_index(
             "ix_step_unpropagated",
-            ["finished_at", "session_id"],
+            ["publish_at", "session_id"],
             unique=False,
             sqlite_where=sa.text("propagated = 0"),
             postgresql_where=sa.text("NOT propagated"),
@@ -254,6 +315,7 @@ def downgrade() -> None:
             postgresql_where=sa.text("NOT propagated"),
         )
         batch_op.drop_index("ix_step_session")
+        batch_op.drop_index("ix_step_open", sqlite_where=sa.text(_OPEN), postgresql_where=sa.text(_OPEN))
         batch_op.drop_index(
             "ix_step_publish",
             sqlite_where=sa.text("status = 'ready'"),
@@ -271,6 +333,18 @@ def downgrade() -> None:
         batch_op.drop_index("ix_session_created")
 
     op.drop_table("session")
+    with op.batch_alter_table("signal", schema=None) as batch_op:
+        batch_op.drop_index("ix_signal_key")
+
+    op.drop_table("signal")
+    op.drop_table("schedule")
+    with op.batch_alter_table("node", schema=None) as batch_op:
+        batch_op.drop_index(
+            "ix_node_deadline",
+            sqlite_where=sa.text("deadline_at IS NOT NULL"),
+            postgresql_where=sa.text("deadline_at IS NOT NULL"),
+        )
+
     op.drop_table("node")
     op.drop_table("message")
     with op.batch_alter_table("evidence", schema=None) as batch_op:
