@@ -428,6 +428,7 @@ class AgentRuntime:
 
     def close(self) -> None:
         """Close connections and idle tool processes."""
+        self.parts.leases.close()
         self.parts.provider.close()
         self.parts.live.close()
         close = getattr(self.parts.runner, "close", None)

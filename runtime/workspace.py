@@ -243,7 +243,7 @@ def load_workspace(path: str | Path) -> Workspace:
         ) from error
     document = read_yaml(text)
     _refuse(absolute.name, document.problems)
-    file, problems = validate(document)
+    file, problems = validate(document, absolute.parent)
     _refuse(absolute.name, problems)
     assert file is not None
     try:

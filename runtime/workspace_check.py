@@ -6,6 +6,7 @@ import difflib
 from collections import Counter
 from collections.abc import Iterable, Iterator
 from functools import cache
+from pathlib import Path
 from typing import Any
 
 from pydantic import ValidationError
@@ -13,8 +14,9 @@ from pydantic import ValidationError
 from runtime.core.model import Json, NetworkScope, Scope
 from runtime.core.profile import ModelProfile
 from runtime.core.urls import normalise_url, require_callable
-from runtime.errors import ConfigurationError
+from runtime.errors import ConfigurationError, InvalidInput
 from runtime.workspace_model import WorkspaceFile
+from runtime.workspace_workflow import read_scheduled
 from runtime.workspace_yaml import Document, KeyPath, Problem
 
 _PRIVATE = {"headers", "extra_body"}
@@ -33,14 +35,20 @@ _TEXTS = {
 }
 
 
-def validate(document: Document) -> tuple[WorkspaceFile | None, list[Problem]]:
-    """Check a parsed file; the result is None when a section does not fit its class."""
+def validate(document: Document, base_dir: Path) -> tuple[WorkspaceFile | None, list[Problem]]:
+    """Check a parsed file; the result is None when a section does not fit its class.
+
+    Args:
+        document: The file.
+        base_dir: What its relative paths are relative to.
+    """
     content = {} if document.value is None else document.value
     try:
         file = WorkspaceFile.model_validate(content)
     except ValidationError as error:
         return None, [_problem(document, content, item) for item in error.errors(include_url=False)]
-    return file, [Problem(document.line(path), path, text) for path, text in _references(file)]
+    found = [*_references(file), *_scheduled(file, base_dir)]
+    return file, [Problem(document.line(path), path, text) for path, text in found]
 
 
 # --- shape ----------------------------------------------------------------------------------------
@@ -170,6 +178,23 @@ def _references(file: WorkspaceFile) -> Iterator[tuple[KeyPath, str]]:
         yield from _networks(("lanes", index, "allowed_scopes"), lane.allowed_scopes or ())
         rules = lane.policies.rules if lane.policies else ()
         yield from _twice(("lanes", index, "policies", "rules"), [rule.id for rule in rules])
+
+
+def _scheduled(file: WorkspaceFile, base_dir: Path) -> Iterator[tuple[KeyPath, str]]:
+    """Schedules whose files could not be started as they are now."""
+    lanes = {lane.id for lane in file.lanes}
+    for index, schedule in enumerate(file.agent_runtime.schedules):
+        path = ("agent_runtime", "schedules", index, "file")
+        try:
+            found = read_scheduled(schedule, base_dir, schedule.id)
+        except InvalidInput as error:
+            text = "; ".join(str(error).splitlines())
+            yield path, f"{schedule.file!r} is no workflow that can start: {text} — mend it, or name another"
+            continue
+        lane_id = found.ctx.lane_id
+        if schedule.lane_id is None and lane_id is not None and lane_id not in lanes:
+            fix = _nearest(lane_id, lanes) if lanes else "add it under lanes"
+            yield path, f"{schedule.file!r} names the lane {lane_id!r}, which does not exist — {fix}"
 
 
 def _address(path: KeyPath, profile: ModelProfile) -> Iterator[tuple[KeyPath, str]]:

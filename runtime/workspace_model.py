@@ -2,19 +2,18 @@
 
 from __future__ import annotations
 
-import re
-from datetime import timedelta
+from datetime import UTC, timedelta, tzinfo
 from typing import Annotated, Self
+from zoneinfo import ZoneInfo
 
-from pydantic import Field, model_validator
+from pydantic import Field, field_validator, model_validator
 
-from runtime.core.durations import Duration
+from runtime.core.durations import Duration, milliseconds
 from runtime.core.intents import Intent
 from runtime.core.model import Decision, Frozen, Scope
 from runtime.core.policy import PolicyRule
 from runtime.core.profile import ModelProfile
-
-_CRON_FIELD = r"[0-9A-Za-z*/,\-]+"
+from runtime.core.timetable import Overlap, Timetable, check_cron
 
 Name = Annotated[str, Field(min_length=1, pattern=r"^\S(.*\S)?$")]
 Count = Annotated[int, Field(gt=0)]
@@ -68,28 +67,75 @@ class Schedule(Frozen):
     """A session that starts by the clock.
 
     Attributes:
-        id: Name of the schedule.
-        cron: Minute, hour, day of month, month, day of week.
+        id: Name of the schedule; its sessions are named after it.
+        cron: Minute, hour, day of month, month, day of week; see `runtime.core.timetable`.
         file: The session's definition, relative to the workspace file.
         timezone: IANA name that the cron fields are read in.
-        lane_id: Lane that narrows the session.
-        principal: On whose behalf it runs.
+        lane_id: Lane that narrows the session; it wins over the file's.
+        principal: On whose behalf it runs; it wins over the file's.
+        overlap: What to do with a due time while the last session has not ended.
+        catch_up: How late a session may start.
+        jitter: Bound on what each start is put off by; None for not at all.
     """
 
-    id: Name
+    id: Annotated[str, Field(min_length=1, max_length=150, pattern=r"^[^\s\x00-\x1f\x7f-\x9f]+$")]
     cron: str
     file: Name
     timezone: Name = "UTC"
     lane_id: str | None = None
     principal: str | None = None
+    overlap: Annotated[Overlap, Field(strict=False)] = Overlap.SKIP
+    catch_up: Duration = timedelta(minutes=1)
+    jitter: Duration | None = None
 
-    @model_validator(mode="after")
-    def _five_fields(self) -> Self:
-        if not re.fullmatch(rf"\s*{_CRON_FIELD}(\s+{_CRON_FIELD}){{4}}\s*", self.cron):
-            raise ValueError(
-                f"cron {self.cron!r} is not five fields — write e.g. '0 6 * * 1' (Mondays at 06:00)"
-            )
-        return self
+    @field_validator("cron")
+    @classmethod
+    def _is_due(cls, cron: str) -> str:
+        check_cron(cron)
+        return " ".join(cron.split())
+
+    @field_validator("timezone")
+    @classmethod
+    def _is_a_zone(cls, name: str) -> str:
+        _zone(name)
+        return name
+
+    @property
+    def timetable(self) -> Timetable:
+        """When it is due."""
+        return Timetable(self.cron, _zone(self.timezone))
+
+    @property
+    def timetable_text(self) -> str:
+        """What `timetable` was made of; another text is another timetable."""
+        return f"{self.cron} {self.timezone}"
+
+    @property
+    def catch_up_ms(self) -> int:
+        """`catch_up` in milliseconds."""
+        return milliseconds(self.catch_up)
+
+    @property
+    def jitter_ms(self) -> int:
+        """`jitter` in milliseconds; 0 for none."""
+        return 0 if self.jitter is None else milliseconds(self.jitter)
+
+
+def _zone(name: str) -> tzinfo:
+    """The time zone of that name; UTC needs no data.
+
+    Raises:
+        ValueError: If there is none.
+    """
+    if name == "UTC":
+        return UTC
+    try:
+        return ZoneInfo(name)
+    except (KeyError, ValueError, OSError):
+        raise ValueError(
+            f"timezone {name!r} is no time zone of this machine — write an IANA name such as Europe/Berlin, "
+            "or install the package tzdata"
+        ) from None
 
 
 class AgentRuntimeConfig(Frozen):

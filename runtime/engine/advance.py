@@ -20,6 +20,7 @@ from runtime.engine.promotion import Promotion, named
 from runtime.engine.settle import settle
 from runtime.engine.transcript import extend_transcript
 from runtime.live.hints import Hint, StepHint
+from runtime.store.crashpoints import Transition
 from runtime.store.engine import Database
 from runtime.store.sessions import find_session
 
@@ -30,7 +31,7 @@ def advance(database: Database, session_id: str) -> list[Hint]:
     Returns:
         Hints for the steps that became ready.
     """
-    with database.writing() as connection:
+    with database.writing(Transition.ADVANCE) as connection:
         session = find_session(database, connection, session_id, lock=True)
         if session is None or session.ended_status is not None:
             return []

@@ -20,6 +20,7 @@ from runtime.errors import ApprovalRefused, ErrorCode
 from runtime.live.hints import AdvanceHint, Hint, StepHint
 from runtime.store import journal
 from runtime.store.approvals import Approval, find_approval
+from runtime.store.crashpoints import Transition
 from runtime.store.sessions import StoredSession, add_control_receipt, find_session
 from runtime.store.tables import ApprovalVoteRow
 from runtime.store.write import Change
@@ -78,9 +79,8 @@ def resolve(parts: Parts, answer: Answer) -> Resolution:
             f"there is no approval request {answer.request_id!r}; see 'agent-runtime approvals list'",
             code="not_found",
         )
-    parts.crash.reach("resolve.before_commit")
     hints: list[Hint] = []
-    with parts.database.writing() as connection:
+    with parts.database.writing(Transition.RESOLVE) as connection:
         session = find_session(parts.database, connection, approval.session_id, lock=True)
         assert session is not None
         now = session.now
@@ -89,7 +89,6 @@ def resolve(parts: Parts, answer: Answer) -> Resolution:
         _refuse_late(current, session, now)
         receipts = _write_answer(connection, session, current, answer, now)
         hints = _move_step(parts, connection, current, answer, now)
-    parts.crash.reach("resolve.after_commit")
     parts.live.announce(approval.session_id, approval.node_id, receipts, resolved=[approval.request_id])
     parts.publisher.publish(hints)
     return Resolution(
@@ -220,7 +219,6 @@ def _deny(
             request_id=approval.request_id,
             approved=False,
             approved_by=answer.principal,
-            tool_name=step.tool_name,
             reason=answer.reason,
         )
     # The step's chain is left as it is: the answer is in the control chain.
@@ -252,7 +250,7 @@ def expire(parts: Parts, request_id: str) -> bool:
 
 
 def _expire(parts: Parts, request_id: str) -> bool:
-    with parts.database.writing() as connection:
+    with parts.database.writing(Transition.EXPIRE) as connection:
         approval = find_approval(connection, request_id)
         if approval is None or approval.status != "pending":
             return False

@@ -10,13 +10,14 @@ from runtime.engine.cancelling import cancel_waiting
 from runtime.engine.parts import Parts
 from runtime.errors import SessionConflict, SessionNotFound
 from runtime.live.hints import AdvanceHint, StepHint
+from runtime.store.crashpoints import Transition
 from runtime.store.rows import continuation_row
 from runtime.store.sessions import StoredSession, add_control_receipt, find_session
 from runtime.store.tables import ContinuationRow
 from runtime.store.write import Change
 
 STILL_OPEN = "status IN ('pending', 'ready', 'waiting_approval', 'in_doubt', 'quarantined')"
-"""The condition of the index `ix_step_open`, word for word: SQLite can use a partial index for nothing else."""
+"""The condition of the index `ix_step_open`, word for word: SQLite matches it by text."""
 
 _DUE = f"""
 UPDATE {{steps}} SET publish_at = CAST(:publish AS BIGINT), publishes = 0
@@ -58,7 +59,7 @@ def refuse_ended(session: StoredSession, verb: str, instead: str) -> None:
 
 
 def open_steps(sql: str, connection: Connection) -> str:
-    """Fill in ``{steps}``: the table, by its open rows; SQLite has to be told, or it reads the history too."""
+    """Fill in ``{steps}``: the table, by its open rows. Unless told, SQLite reads the history too."""
     sqlite = connection.dialect.name == "sqlite"
     return sql.format(steps="step INDEXED BY ix_step_open" if sqlite else "step")
 
@@ -96,7 +97,7 @@ def cancel_session(parts: Parts, session_id: str, reason: str | None) -> None:
     Raises:
         SessionNotFound: If there is no such session.
     """
-    with parts.database.writing() as connection:
+    with parts.database.writing(Transition.CANCEL) as connection:
         session = locked_session(parts, connection, session_id)
         if session.cancelled_at is not None or session.ended_status is not None:
             return
@@ -106,8 +107,6 @@ def cancel_session(parts: Parts, session_id: str, reason: str | None) -> None:
         )
         receipt = _note(connection, session, "session_cancelled", reason)
         requests = cancel_waiting(connection, session_id, session.now)
-        parts.crash.reach("steer.before_commit")
-    parts.crash.reach("steer.after_commit")
     parts.live.announce(session_id, "", [receipt], resolved=requests)
     parts.publisher.publish([AdvanceHint(session_id)])
 
@@ -121,7 +120,7 @@ def pause_session(parts: Parts, session_id: str, reason: str | None) -> None:
         SessionNotFound: If there is no such session.
         SessionConflict: If it was cancelled or has ended.
     """
-    with parts.database.writing() as connection:
+    with parts.database.writing(Transition.PAUSE) as connection:
         session = locked_session(parts, connection, session_id)
         refuse_ended(session, "paused", "nothing of it runs any more")
         if session.paused_at is not None:
@@ -131,8 +130,6 @@ def pause_session(parts: Parts, session_id: str, reason: str | None) -> None:
             {"now": session.now, "id": session_id},
         )
         receipt = _note(connection, session, "session_paused", reason, moved="paused")
-        parts.crash.reach("steer.before_commit")
-    parts.crash.reach("steer.after_commit")
     parts.live.announce(session_id, "", [receipt])
     parts.publisher.publish([AdvanceHint(session_id)])
 
@@ -146,7 +143,7 @@ def unpause_session(parts: Parts, session_id: str, reason: str | None = None) ->
         SessionNotFound: If there is no such session.
         SessionConflict: If it was cancelled or has ended.
     """
-    with parts.database.writing() as connection:
+    with parts.database.writing(Transition.UNPAUSE) as connection:
         session = locked_session(parts, connection, session_id)
         refuse_ended(session, "unpaused", "resume it to retry what failed")
         if session.paused_at is None:
@@ -154,7 +151,5 @@ def unpause_session(parts: Parts, session_id: str, reason: str | None = None) ->
         connection.execute(text("UPDATE session SET paused_at = NULL WHERE id = :id"), {"id": session_id})
         receipt = _note(connection, session, "session_unpaused", reason, moved="unpaused")
         due = publish_due(connection, session, again_in_ms=0)
-        parts.crash.reach("steer.before_commit")
-    parts.crash.reach("steer.after_commit")
     parts.live.announce(session_id, "", [receipt])
     parts.publisher.publish([*due, AdvanceHint(session_id)])

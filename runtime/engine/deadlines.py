@@ -10,6 +10,7 @@ from __future__ import annotations
 from sqlalchemy import text
 
 from runtime.engine.promotion import named
+from runtime.store.crashpoints import Transition
 from runtime.store.engine import Database
 
 BATCH = 200
@@ -36,7 +37,7 @@ _EFFECTS = (
 def end_overdue_waits(database: Database) -> int:
     """End the waiting of nodes behind their deadline; return how many there were."""
     now = f"(SELECT {database.now_sql})"
-    with database.writing() as connection:
+    with database.writing(Transition.CLAIM_OVERDUE) as connection:
         rows = connection.execute(text(_OVERDUE.format(now=now)), {"batch": BATCH}).all()
         if rows:
             places, values = named(row.uid for row in rows)

@@ -51,6 +51,7 @@ from runtime.live.hints import AdvanceHint, Carrier, Hint
 from runtime.providers.errors import ProviderError
 from runtime.store import journal
 from runtime.store.clock import Clock
+from runtime.store.crashpoints import BEFORE_PUBLISH, Transition
 from runtime.store.journal import Claim, LoadedStep, Predecessors, StepEnd
 from runtime.store.rows import continuation_row
 from runtime.store.tables import ContinuationRow, MessageRow
@@ -155,9 +156,7 @@ class Executor:
 
     def advance(self, session_id: str) -> None:
         """Promote and settle a session, then publish what became ready."""
-        self.parts.crash.reach("advance.before_commit")
         hints = advancing.advance(self.parts.database, session_id)
-        self.parts.crash.reach("advance.after_commit")
         self.parts.publisher.publish(hints)
 
     def _now(self, step: LoadedStep, loaded_at: float) -> int:
@@ -197,9 +196,7 @@ class Executor:
             return
         add_finish(recording, outcome, [])
         record_call(recording, outcome)
-        self.parts.crash.reach("record.before_commit")
-        if journal.apply(self.parts.database, recording.change):
-            self.parts.crash.reach("record.after_commit")
+        if journal.apply(self.parts.database, recording.change, Transition.RECORD):
             self._publish(step, recording.receipts, recording.hints())
 
     def _attempt(
@@ -275,11 +272,9 @@ class Executor:
         if step.node_status != NodeStatus.RUNNING:
             self._enter_node(change, attempt)
         journal.add_evidence(change, step.session_id, receipts, [attempt.verdict.input])
-        self.parts.crash.reach("start.before_commit")
         attempt.claimed_at = time.monotonic()
-        if not journal.apply(database, change):
+        if not journal.apply(database, change, Transition.START):
             return False
-        self.parts.crash.reach("start.after_commit")
         self.parts.live.announce(step.session_id, step.node_id, receipts)
         return True
 
@@ -375,6 +370,7 @@ class Executor:
             self.parts.database.now_sql,
             attempt.now,
             held=not receipts,
+            messages=attempt.messages if receipts else (),
             receipts=list(receipts),
             contents=[attempt.verdict.input] if receipts else [],
         )
@@ -396,7 +392,6 @@ class Executor:
         if not recording.kept:
             testify(self.parts, recording)
             return
-        self.parts.crash.reach("record.after_commit")
         self._publish(attempt.step, recording.receipts, recording.hints(attempt.carried))
 
     def _recorded(
@@ -410,8 +405,7 @@ class Executor:
             record_turn(recording, outcome, self.parts.host.queue_of, signalled=signalled)
         else:
             record_turn_failure(recording, outcome)
-        self.parts.crash.reach("record.before_commit")
-        recording.kept = journal.apply(self.parts.database, recording.change)
+        recording.kept = journal.apply(self.parts.database, recording.change, Transition.RECORD)
         return recording
 
     def _was_signalled(self, attempt: _Attempt, recording: Recording) -> bool:
@@ -423,7 +417,7 @@ class Executor:
 
     def _publish(self, step: LoadedStep, receipts: list[Receipt], hints: list[Hint]) -> None:
         self.parts.live.announce(step.session_id, step.node_id, receipts)
-        self.parts.crash.reach("publish.before")
+        self.parts.database.crash.reach(BEFORE_PUBLISH)
         self.parts.publisher.publish(hints)
 
     def _release(self, attempt: _Attempt) -> None:
@@ -437,4 +431,4 @@ class Executor:
             recording.change, attempt.step, attempt.chain.fence, end, self.parts.database.now_sql, held=True
         )
         journal.add_evidence(recording.change, attempt.step.session_id, recording.receipts)
-        journal.apply(self.parts.database, recording.change)
+        journal.apply(self.parts.database, recording.change, Transition.RELEASE)

@@ -31,6 +31,7 @@ from runtime.engine.publishing import hints_of
 from runtime.engine.sessions import Definition, check_session_id, context_json
 from runtime.errors import InvalidInput, SessionConflict
 from runtime.live.hints import AdvanceHint, Hint
+from runtime.store.crashpoints import Transition
 from runtime.store.ids import node_uid
 from runtime.store.journal import add_evidence
 from runtime.store.rows import continuation_row, edge_row, node_row
@@ -115,7 +116,7 @@ def fork_session(
     """
     check_session_id(new_session_id)
     try:
-        with parts.database.writing() as connection:
+        with parts.database.writing(Transition.FORK) as connection:
             source = locked_session(parts, connection, session_id)
             forking = _Forking.of(parts, connection, source, node_id, new_session_id, principal, messages)
             if forking.exists():
@@ -124,10 +125,8 @@ def fork_session(
                 _refuse_effects(parts, forking)
             receipts, hints = forking.write(parts)
             cited = forking.tell_source()
-            parts.crash.reach("steer.before_commit")
     except IntegrityError:
         raise SessionConflict(f"session {new_session_id!r} exists by now; use another session id") from None
-    parts.crash.reach("steer.after_commit")
     parts.live.announce(session_id, "", [cited])
     parts.live.announce(new_session_id, "", receipts)
     parts.publisher.publish([*hints, AdvanceHint(new_session_id)])
@@ -224,8 +223,7 @@ class _Forking:
         copied = [row for row in self.nodes if self.definition.nodes[row.position].id in self.kept]
         chain, contents = Chain(CONTROL_STEP, 0, [], common={"session_id": self.id}), list[Content]()
         receipts = [chain.add("session_forked", self._origin(copied, contents))]
-        rows = self._new_rows(now, parts.host.workspace.limits.max_turns_per_session)
-        ready = hints_of(self.id, shapes(rows.ready, plan_graph(self.definition.nodes)), rows.priority)
+        rows, ready = self._new_rows(now, parts.host.workspace.limits.max_turns_per_session)
         for row in copied:
             head = None
             if row.head is not None:
@@ -266,8 +264,11 @@ class _Forking:
             **content.cited_as("copied"),
         }
 
-    def _new_rows(self, now: int, ceiling: int | None) -> GraphRows:
-        """Rows of the nodes that run again; those behind kept nodes wait until they are promoted."""
+    def _new_rows(self, now: int, ceiling: int | None) -> tuple[GraphRows, list[Hint]]:
+        """Rows of the nodes that run again, and hints for those that wait for nothing.
+
+        Those behind kept nodes wait until they are promoted.
+        """
         definition = self.definition
         rows = GraphRows(
             self.id,
@@ -293,7 +294,7 @@ class _Forking:
         over = {node_uid(self.id, name) for name in self.kept}
         for edge in rows.edges:
             edge["satisfied"] = edge["depends_on_uid"] in over
-        return rows
+        return rows, hints_of(self.id, shapes(rows.ready, plans), rows.priority)
 
     def _instance_edge(self, row: Any) -> dict[str, Any]:
         group = node_uid(self.id, self.definition.nodes[row.position].id)

@@ -29,6 +29,7 @@ from runtime.engine.turns import PreparedTurn, make_turn, prepare_host_turn
 from runtime.errors import ErrorCode, InvalidInput, SessionConflict, SpecTampered, StoreUnavailable
 from runtime.kernel.verdict import Call, Verdict, VerdictKind
 from runtime.store import journal
+from runtime.store.crashpoints import Transition
 
 logger = logging.getLogger(__name__)
 
@@ -147,11 +148,9 @@ def _record(parts: Parts, started: _Started, outcome: Outcome) -> ToolOutput:
     }.get(outcome.result, (StepEvent.FAIL, StepStatus.FAILED))
     data = outcome.output.data
     recording.end(event, status, outcome, output=canonical_json(data) if outcome.output.success else None)
-    parts.crash.reach("record.before_commit")
     metadata: dict[str, Any] = {**outcome.output.metadata, "step_id": started.call.step_id}
     problem = _commit(parts, recording)
     if problem is None:
-        parts.crash.reach("record.after_commit")
         parts.live.announce(recording.step.session_id, recording.step.node_id, recording.receipts)
         metadata |= {"recorded": True, "receipts": [receipt.hash for receipt in recording.receipts]}
     else:
@@ -168,7 +167,7 @@ def _record(parts: Parts, started: _Started, outcome: Outcome) -> ToolOutput:
 def _commit(parts: Parts, recording: Recording) -> str | None:
     """Commit a record; return why it could not be, if so."""
     try:
-        kept = journal.apply(parts.database, recording.change)
+        kept = journal.apply(parts.database, recording.change, Transition.HOST_RECORD)
     except StoreUnavailable as error:
         return f"{error}; the sweep will finish it as crashed, or in doubt if its tool's effect is 'once'"
     except SQLAlchemyError as error:  # its text would quote what was to be written

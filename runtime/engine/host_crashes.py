@@ -12,6 +12,7 @@ from runtime.engine.parts import Parts
 from runtime.engine.record import Recording, add_finish
 from runtime.errors import ErrorCode
 from runtime.store import journal
+from runtime.store.crashpoints import Transition
 
 BATCH = 100
 
@@ -23,7 +24,7 @@ def sweep_crashed(parts: Parts) -> int:
     """Finish host-driven calls whose process was lost: ``crashed``, or in doubt for ``once`` tools."""
     now = f"(SELECT {parts.database.now_sql})"
     locking = " FOR UPDATE SKIP LOCKED" if parts.database.dialect == "postgresql" else ""
-    with parts.database.writing() as connection:
+    with parts.database.writing(Transition.CLAIM_HOST_CRASHED) as connection:
         rows = connection.execute(
             text(
                 f"""UPDATE step SET publish_at = {now} + CAST(:again AS BIGINT)
@@ -61,7 +62,7 @@ def _finish_crashed(parts: Parts, step_id: str) -> bool:
     add_finish(recording, outcome, [])
     event, status = (StepEvent.LOSE, StepStatus.IN_DOUBT) if doubtful else (StepEvent.FAIL, StepStatus.FAILED)
     recording.end(event, status, outcome, reason="crashed")
-    if not journal.apply(parts.database, recording.change):
+    if not journal.apply(parts.database, recording.change, Transition.HOST_CRASH):
         return False
     parts.live.announce(step.session_id, step.node_id, recording.receipts)
     return True

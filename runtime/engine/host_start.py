@@ -25,6 +25,7 @@ from runtime.errors import SessionConflict
 from runtime.kernel.verdict import Call, Grant, Verdict, VerdictKind
 from runtime.store import journal
 from runtime.store.clock import Clock
+from runtime.store.crashpoints import Transition
 from runtime.store.ids import new_id
 from runtime.store.journal import LoadedStep
 from runtime.store.rows import node_row, step_row
@@ -57,7 +58,8 @@ class HostCall:
         node_uid: The host node.
         node_id: Its id within the session.
         loaded: What was read: the clock, the session, the node's counters, its last receipt, the approval.
-        turn_index: Turns before this call: the journal's count, or the caller's if that is higher.
+        turn_index: Turns before this one, or before the turn that asked for this tool call: the journal's
+            count, or the caller's if that is higher.
         tool_calls: Tool calls before this call, likewise.
         loaded_at: Reading of `time.monotonic` at the load.
         clock: The database's clock.
@@ -120,7 +122,7 @@ def load_call(parts: Parts, name: str, ctx: ExecutionContext) -> HostCall:
         node_uid=node_uid,
         node_id=node_id,
         loaded=loaded,
-        turn_index=max(claimed_count(ctx.metadata, "agent_turn_index") or 0, loaded.turns or 0),
+        turn_index=_turn_index(name, ctx, loaded.turns or 0),
         tool_calls=_calls_before(name, ctx, loaded.tool_calls or 0),
         loaded_at=time.monotonic(),
         clock=parts.database.clock,
@@ -131,6 +133,12 @@ def _asked(ctx: ExecutionContext) -> str | None:
     """The approval request under which the caller wants the call to run."""
     asked = ctx.metadata.get("approval_request_id")
     return asked if isinstance(asked, str) else None
+
+
+def _turn_index(name: str, ctx: ExecutionContext, counted: int) -> int:
+    """Turns before this one, or before the one that asked for this tool call; a claim can only raise it."""
+    claimed = claimed_count(ctx.metadata, "agent_turn_index") or 0
+    return max(claimed, counted if name == TURN_TOOL else counted - 1)
 
 
 def _calls_before(name: str, ctx: ExecutionContext, counted: int) -> int:
@@ -198,10 +206,8 @@ def start_call(parts: Parts, call: HostCall, verdict: Verdict) -> Chain | None:
     _guard(parts, call, verdict, change)
     change.insert(StepRow, [_step_row(parts, call, chain, verdict)])
     journal.add_evidence(change, call.ctx.session_id, [started], [verdict.input])
-    parts.crash.reach("start.before_commit")
     if not _commit(parts, _places(call), change):
         return None
-    parts.crash.reach("start.after_commit")
     parts.live.announce(call.ctx.session_id, call.node_id, [started])
     return chain
 
@@ -271,7 +277,7 @@ class _Lost(Exception):
 def _commit(parts: Parts, places: Change, change: Change) -> bool:
     # Two statements, since the guards must see a node that this very transaction inserts.
     try:
-        with parts.database.writing() as connection:
+        with parts.database.writing(Transition.HOST_START) as connection:
             places.apply(connection)
             if not change.apply(connection):
                 raise _Lost

@@ -75,6 +75,10 @@ class Leases:
             with self._lock:
                 self._held.pop((step_id, fence), None)
 
+    def close(self) -> None:
+        """End the thread; leases that are still held run out."""
+        self._wake.set()
+
     def _after_fork(self) -> None:
         if self._pid != os.getpid():
             self._pid, self._thread, self._held, self._wake = os.getpid(), None, {}, threading.Event()

@@ -22,7 +22,7 @@ class LoopResult:
 
     Attributes:
         kind: ``completed``, ``approval_required`` or ``error``.
-        turn_count: Turns made.
+        turn_count: Turns that answered.
         tool_call_count: Tool calls made.
         messages: The conversation, to append to and go on with.
         history: One entry per turn: ``turn_index``, ``status``, and the call's id and success.
@@ -30,7 +30,7 @@ class LoopResult:
         pending_request_id: The approval request that the loop waits for.
         requested_tool: The call that waits.
         error: Why the loop ended.
-        stage: Where it ended: ``turn`` or ``loop_limit``.
+        stage: Where it ended: ``execute_turn`` or ``loop_limit``.
     """
 
     kind: str
@@ -60,10 +60,11 @@ class _Loop:
         while self.turns < max_turns:
             output = self._turn()
             if output.error is not None:
-                return self._end("error", error=output.error, stage="turn")
+                return self._end("error", error=output.error, stage="execute_turn")
+            entry: dict[str, Any] = {"turn_index": self.turns, "status": output.data["status"]}
+            self.turns += 1
             self.last = output.data
             requested = self._requested()
-            entry: dict[str, Any] = {"turn_index": self.turns - 1, "status": output.data["status"]}
             self.history.append(entry)
             if not requested:
                 return self._end("completed")
@@ -72,20 +73,18 @@ class _Loop:
                 if parked is not None:
                     return parked
         failure = ToolFailure(
-            code=ErrorCode.LIMIT_EXCEEDED,
+            code=ErrorCode.LOOP_LIMIT_EXCEEDED,
             message=f"the loop made {max_turns} turns without an end; raise max_turns or simplify the task",
         )
         return self._end("error", error=failure, stage="loop_limit")
 
     def _turn(self) -> ToolOutput:
-        output = host.execute(
+        return host.execute(
             self.parts,
             TURN_TOOL,
             {**self.input, "messages": self.messages},
             self._context({"agent_turn_index": self.turns, "agent_tool_call_count": self.calls}),
         )
-        self.turns += 1
-        return output
 
     def _requested(self) -> list[dict[str, Any]]:
         assert self.last is not None

@@ -18,6 +18,7 @@ from runtime.errors import ErrorCode
 from runtime.kernel.verdict import Verdict
 from runtime.live.hints import AdvanceHint
 from runtime.store import journal
+from runtime.store.crashpoints import Transition
 from runtime.store.ids import new_id
 from runtime.store.journal import LoadedStep
 from runtime.store.rows import continuation_row
@@ -39,7 +40,7 @@ def park_step(parts: Parts, recording: Recording, verdict: Verdict, now: int) ->
         input_text=verdict.input.text, decisions=list(verdict.decisions),
         message=verdict.output.error.message if verdict.output.error else "", now=now,
     )  # fmt: skip
-    _commit(parts, recording, verdict.request_id)
+    _commit(parts, recording, verdict.request_id, Transition.PARK)
 
 
 def put_in_doubt(parts: Parts, recording: Recording, cut_off: Outcome) -> None:
@@ -66,7 +67,7 @@ def put_in_doubt(parts: Parts, recording: Recording, cut_off: Outcome) -> None:
         parts, recording, kind="in_doubt", request_id=request_id, digest=digest,
         input_text=step.input or "null", decisions=[], message=message, now=recording.now,
     )  # fmt: skip
-    _commit(parts, recording, request_id)
+    _commit(parts, recording, request_id, Transition.DOUBT)
 
 
 def abandon_step(parts: Parts, step: LoadedStep, effect: Effect, now: int) -> None:
@@ -90,7 +91,7 @@ def abandon_step(parts: Parts, step: LoadedStep, effect: Effect, now: int) -> No
     )
     add_finish(recording, outcome, [])
     recording.end(StepEvent.CANCEL, StepStatus.CANCELLED, outcome, reason="cancelled")
-    if journal.apply(parts.database, recording.change):
+    if journal.apply(parts.database, recording.change, Transition.ABANDON):
         parts.live.announce(step.session_id, step.node_id, recording.receipts)
 
 
@@ -134,7 +135,7 @@ def quarantine_step(parts: Parts, step: LoadedStep) -> None:
         uid=step.node_uid,
         status=NodeStatus.SUSPENDED,
     )
-    if journal.apply(parts.database, recording.change):
+    if journal.apply(parts.database, recording.change, Transition.QUARANTINE):
         parts.live.announce(step.session_id, step.node_id, recording.receipts)
 
 
@@ -186,12 +187,10 @@ def _ask(
     )
 
 
-def _commit(parts: Parts, recording: Recording, request_id: str) -> None:
-    parts.crash.reach("record.before_commit")
-    if not journal.apply(parts.database, recording.change):
+def _commit(parts: Parts, recording: Recording, request_id: str, transition: Transition) -> None:
+    if not journal.apply(parts.database, recording.change, transition):
         testify(parts, recording)
         return
-    parts.crash.reach("record.after_commit")
     step = recording.step
     expiry = _expiry(parts, recording.now)
     parts.live.announce(step.session_id, step.node_id, recording.receipts, parked={request_id: expiry})

@@ -5,11 +5,10 @@ from __future__ import annotations
 import os
 import socket
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any, Protocol
 
 from runtime.core.model import ToolOutput
-from runtime.engine.crashpoints import CrashPoints
 from runtime.engine.leases import Leases
 from runtime.kernel.tool_host import ToolHost
 from runtime.live.hints import Publisher
@@ -62,7 +61,6 @@ class Parts:
         runner: Runs tools.
         leases: Claims of this process.
         environ: Where keys are read.
-        crash: Named points at which a test may kill the process.
     """
 
     settings: Settings
@@ -74,7 +72,6 @@ class Parts:
     runner: ToolRunner
     leases: Leases
     environ: Mapping[str, str]
-    crash: CrashPoints = field(default_factory=CrashPoints.from_environment)
 
     @property
     def lease_ms(self) -> int:

@@ -39,6 +39,7 @@ class Recording:
         now_sql: SQL of the database's clock.
         now: The loaded clock plus the time elapsed since, for values that are rows.
         held: Whether this writer started the step and holds its fence.
+        messages: Messages that belong to the transcript and that no start has written down.
         follow_ups: What to publish after the commit.
         ends_node: Whether the record ends its node, if the node's inbox has nothing new.
         kept: Whether it was committed.
@@ -49,6 +50,7 @@ class Recording:
     now_sql: str
     now: int
     held: bool
+    messages: tuple[dict[str, Any], ...] = ()
     change: Change = field(default_factory=Change)
     receipts: list[Receipt] = field(default_factory=list)
     contents: list[Content] = field(default_factory=list)
@@ -81,6 +83,7 @@ class Recording:
             **values,
         )
         guard_record(self.change, self.step, self.chain.fence, end, self.now_sql, held=self.held)
+        self.change.insert(MessageRow, self.messages, once=True)
         add_evidence(self.change, self.step.session_id, self.receipts, self.contents)
 
 
@@ -269,6 +272,7 @@ def _call_row(
         transcript_digest=digest,
         transcript_bytes=size,
         siblings=len(outcome.calls),
+        inbox=step.taken,
         intent=None if outcome.intent is None else storable(outcome.intent),
     )
 

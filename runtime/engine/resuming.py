@@ -21,10 +21,11 @@ from runtime.engine.definition import GROUP
 from runtime.engine.parts import Parts
 from runtime.engine.promotion import named
 from runtime.engine.publishing import REPUBLISH_MS
-from runtime.engine.signals import check_messages
+from runtime.engine.signals import add_signals, check_messages
 from runtime.engine.transcript import extend_transcript, stored_message
 from runtime.errors import ErrorCode, InvalidInput, SessionConflict
 from runtime.live.hints import AdvanceHint, Hint
+from runtime.store.crashpoints import Transition
 from runtime.store.ids import step_id
 from runtime.store.rows import continuation_row, message_row, step_row
 from runtime.store.sessions import StoredSession, number_continuations
@@ -62,7 +63,7 @@ def resume_session(
     """
     _check(idempotency_key, max_turns)
     checked = check_messages(session_id, messages) if messages else ()
-    with parts.database.writing() as connection:
+    with parts.database.writing(Transition.RESUME) as connection:
         session = locked_session(parts, connection, session_id)
         _refuse(session, principal)
         if idempotency_key is not None and _is_repeat(connection, session_id, idempotency_key):
@@ -81,8 +82,6 @@ def resume_session(
         hints: list[Hint] = [*publish_due(connection, session, again_in_ms=REPUBLISH_MS)]
         if session.ended_status is not None:
             _reopen_or_end_again(connection, session, moved=bool(hints))
-        parts.crash.reach("steer.before_commit")
-    parts.crash.reach("steer.after_commit")
     parts.publisher.publish([*hints, AdvanceHint(session_id)])
 
 
@@ -155,11 +154,17 @@ SELECT e.node_uid, e.depends_on_uid, n.status, d.item IS NOT NULL AS instance
 """
 
 _CONTINUE = f"""
-UPDATE {{steps}} SET status = 'ready', crashes = 0, attempts = 0, publishes = 0, reason = NULL, propagated = :yes,
-       due_at = CAST(:now AS BIGINT), publish_at = CAST(:now AS BIGINT)
+UPDATE {{steps}} SET status = 'ready', crashes = 0, attempts = 0, publishes = 0, reason = NULL,
+       propagated = :yes, due_at = CAST(:now AS BIGINT), publish_at = CAST(:now AS BIGINT)
  WHERE session_id = :id AND {STILL_OPEN} AND (status = 'quarantined' OR (status = 'pending' AND node_uid IN
        (SELECT uid FROM node WHERE session_id = :id AND status = 'suspended'
            AND (reason IS NULL OR reason <> 'quarantined'))))
+"""
+
+# A budget given with a resume is for all turns of this invocation, those of nodes that start later too.
+_LATER = """
+UPDATE node SET turn_budget = :budget
+ WHERE session_id = :id AND mode <> 'host' AND status IN ('pending', 'scheduled')
 """
 
 # A quarantined call may have siblings that wait for a person.
@@ -252,6 +257,8 @@ class _Resuming:
             self._refuse_beyond_limit(row)
         budgets = [{"uid": row.uid, "turn_budget": self._budget(row)} for row in loops]
         update_rows(self.connection, NodeRow, "uid", budgets)
+        if self.max_turns is not None:
+            self._execute(_LATER, budget=self._bounded(self.max_turns))
         self._execute(open_steps(_CONTINUE, self.connection), now=self.session.now, yes=True)
         self._execute(_RUN)
         failed = {row.uid: row.failed_step for row in stuck if row.failed_step is not None}
@@ -270,7 +277,9 @@ class _Resuming:
             )
 
     def _budget(self, row: Any) -> int:
-        budget = int(row.turn + (self.max_turns or row.max_turns))
+        return self._bounded(int(row.turn + (self.max_turns or row.max_turns)))
+
+    def _bounded(self, budget: int) -> int:
         return budget if self.ceiling is None else min(budget, self.ceiling)
 
     def _retry(self, failed: dict[str, str], retried: Retried) -> None:
@@ -296,8 +305,12 @@ class _Resuming:
     # --- saying more ------------------------------------------------------------------------------
 
     def say(self, messages: Sequence[TranscriptMessage]) -> None:
-        """Append messages to a linear session that is not in the middle of something, and start a turn."""
+        """Append messages to a linear session that is not in the middle of something, and go on."""
         node = self._sole_node()
+        if node.status == NodeStatus.SUSPENDED:
+            self._hand_over(node.uid, messages)
+            self.go_on()
+            return
         last = self._execute(
             "SELECT turn_index, calls_before, messages_before, transcript_digest, transcript_bytes, inbox "
             "FROM step WHERE node_uid = :uid AND kind = 'turn' ORDER BY turn_index DESC LIMIT 1",
@@ -341,6 +354,17 @@ class _Resuming:
         change.insert(StepRow, [step])
         change.apply(self.connection)
 
+    def _hand_over(self, uid: str, messages: Sequence[TranscriptMessage]) -> None:
+        """Put messages into a node's inbox, for the turn that waits."""
+        held = self._execute(
+            "UPDATE node SET inbox = inbox + :count WHERE uid = :uid RETURNING inbox",
+            uid=uid,
+            count=len(messages),
+        ).scalar_one()
+        change = Change()
+        add_signals(change, uid, held - len(messages), messages, None, self.session.now)
+        change.apply(self.connection)
+
     def _sole_node(self) -> Any:
         nodes = self._execute(
             "SELECT uid, node_id, status, max_turns, head FROM node WHERE session_id = :id AND mode <> 'host'"
@@ -349,7 +373,7 @@ class _Resuming:
             raise SessionConflict(
                 f"session {self.session.id!r} is a workflow; signal one of its nodes instead"
             )
-        if nodes[0].status != NodeStatus.COMPLETED:
+        if nodes[0].status not in (NodeStatus.COMPLETED, NodeStatus.SUSPENDED):
             raise SessionConflict(
                 f"session {self.session.id!r} is {nodes[0].status}; wait until its turn is over, or signal "
                 f"node {nodes[0].node_id!r}"

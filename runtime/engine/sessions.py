@@ -17,6 +17,7 @@ from runtime.engine.definition import Budget, GraphRows, check_turn
 from runtime.engine.publishing import hints_of
 from runtime.errors import InvalidInput, SessionConflict
 from runtime.live.hints import Hint
+from runtime.store.crashpoints import Transition
 from runtime.store.engine import Database
 from runtime.store.rows import continuation_row
 from runtime.store.sessions import StoredSession, find_session
@@ -105,7 +106,7 @@ def start_session(
     for node in definition.nodes:
         check_turn(node, session_id)
     try:
-        with database.writing() as connection:
+        with database.writing(Transition.SESSION_START) as connection:
             found = find_session(database, connection, session_id, lock=True)
             if found is not None and found.kind != "host":
                 _ensure_same(found, definition)

@@ -20,6 +20,7 @@ from runtime.engine.parts import Parts
 from runtime.engine.transcript import stored_message
 from runtime.errors import InvalidInput, SessionConflict
 from runtime.live.hints import AdvanceHint
+from runtime.store.crashpoints import Transition
 from runtime.store.ids import node_uid
 from runtime.store.rows import continuation_row
 from runtime.store.sessions import StoredSession
@@ -72,7 +73,7 @@ def signal_node(
     checked = check_messages(session_id, messages)
     if idempotency_key == "":
         raise InvalidInput("idempotency_key is empty; name the signal, or leave the key out")
-    with parts.database.writing() as connection:
+    with parts.database.writing(Transition.SIGNAL) as connection:
         session = locked_session(parts, connection, session_id)
         uid = node_uid(session_id, node_id)
         if idempotency_key is not None and _is_there(connection, uid, idempotency_key):
@@ -82,7 +83,7 @@ def signal_node(
         if raised is None:
             raise _refusal(connection, session, node_id)
         change = Change()
-        _add_signals(change, uid, raised.inbox - len(checked), checked, idempotency_key, session.now)
+        add_signals(change, uid, raised.inbox - len(checked), checked, idempotency_key, session.now)
         change.insert(
             ContinuationRow,
             [
@@ -92,8 +93,6 @@ def signal_node(
             ],
         )
         change.apply(connection)
-        parts.crash.reach("steer.before_commit")
-    parts.crash.reach("steer.after_commit")
     parts.publisher.publish([AdvanceHint(session_id)])
 
 
@@ -105,7 +104,7 @@ def _is_there(connection: Connection, uid: str, key: str) -> bool:
     return bool(found.scalar_one())
 
 
-def _add_signals(
+def add_signals(
     change: Change,
     uid: str,
     before: int,
@@ -113,6 +112,7 @@ def _add_signals(
     key: str | None,
     now: int,
 ) -> None:
+    """Add messages to the inbox of a node; ``before`` is how many it held."""
     change.insert(
         SignalRow,
         [

@@ -18,8 +18,10 @@ from runtime.engine.approvals import expire
 from runtime.engine.deadlines import end_overdue_waits
 from runtime.engine.host_crashes import sweep_crashed
 from runtime.engine.parts import Parts
+from runtime.engine.schedules import start_scheduled
 from runtime.errors import StoreUnavailable
 from runtime.live.hints import AdvanceHint, Hint, StepHint
+from runtime.store.crashpoints import Transition
 from runtime.store.engine import Database
 
 logger = logging.getLogger(__name__)
@@ -57,6 +59,7 @@ def sweep(parts: Parts) -> Swept:
     expired = sum(_expire(parts, request_id) for request_id in _claim_expired(database, backoff))
     crashed = sweep_crashed(parts)
     end_overdue_waits(database)
+    start_scheduled(parts)
     return Swept(len(ready), len(lost), len(sessions), expired, crashed)
 
 
@@ -116,7 +119,7 @@ def _now(database: Database) -> str:
 def _claim_ready(database: Database, backoff: Backoff) -> list[Hint]:
     """Ready rows whose time to publish has come; the next time backs off with each publish."""
     now = _now(database)
-    with database.writing() as connection:
+    with database.writing(Transition.CLAIM_READY) as connection:
         rows = connection.execute(
             text(
                 f"""UPDATE step SET publishes = publishes + 1, publish_at = {now} + {backoff.sql("publishes")}
@@ -132,7 +135,7 @@ def _claim_ready(database: Database, backoff: Backoff) -> list[Hint]:
 def _claim_lost(database: Database, again_s: float) -> list[Hint]:
     """Running rows whose lease ran out; whoever takes the hint decides what that means."""
     now = _now(database)
-    with database.writing() as connection:
+    with database.writing(Transition.CLAIM_LOST) as connection:
         rows = connection.execute(
             text(
                 f"""UPDATE step SET publish_at = {now} + CAST(:again AS BIGINT)
@@ -154,7 +157,7 @@ def _claim_unpropagated(database: Database, backoff: Backoff) -> list[str]:
     """
     now, predicate = _now(database), "propagated = 0" if database.dialect == "sqlite" else "NOT propagated"
     count = "CASE WHEN publish_at <= finished_at THEN 0 ELSE publishes END"
-    with database.writing() as connection:
+    with database.writing(Transition.CLAIM_UNPROPAGATED) as connection:
         rows = connection.execute(
             text(
                 f"""UPDATE step SET publishes = {count} + 1, publish_at = {now} + {backoff.sql(f"({count})")}
@@ -170,7 +173,7 @@ def _claim_unpropagated(database: Database, backoff: Backoff) -> list[str]:
 def _claim_expired(database: Database, backoff: Backoff) -> list[str]:
     """Pending requests that nobody answered in time; the step that waits keeps when to look again."""
     now = _now(database)
-    with database.writing() as connection:
+    with database.writing(Transition.CLAIM_EXPIRED) as connection:
         rows = connection.execute(
             text(
                 f"""SELECT a.id, a.step_id FROM approval a JOIN step s ON s.id = a.step_id

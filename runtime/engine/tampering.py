@@ -6,6 +6,7 @@ from sqlalchemy import text
 
 from runtime.engine.parts import Parts, worker_name
 from runtime.errors import SpecTampered
+from runtime.store.crashpoints import Transition
 from runtime.store.sessions import add_control_receipt, find_session
 from runtime.store.write import Change
 
@@ -21,7 +22,7 @@ def note_tampering(
         session_id: The session, or
         step_id: a step of it.
     """
-    with parts.database.writing() as connection:
+    with parts.database.writing(Transition.TAMPER) as connection:
         if session_id is None:
             session_id = connection.execute(
                 text("SELECT session_id FROM step WHERE id = :id"), {"id": step_id}

@@ -6,6 +6,7 @@ import logging
 
 from runtime.engine.parts import Parts
 from runtime.engine.record import Recording
+from runtime.store.crashpoints import Transition
 from runtime.store.journal import add_evidence
 from runtime.store.sessions import add_control_receipt, find_session
 from runtime.store.write import Change
@@ -21,7 +22,7 @@ def testify(parts: Parts, recording: Recording) -> None:
     if not recording.held or not recording.receipts:
         return  # a refusal that lost its race: nothing of this chain was ever committed
     step = recording.step
-    with parts.database.writing() as connection:
+    with parts.database.writing(Transition.TESTIFY) as connection:
         session = find_session(parts.database, connection, step.session_id, lock=True)
         assert session is not None
         change = Change()

@@ -11,6 +11,8 @@ from typing import Any
 
 from kombu.entity import Queue
 
+from runtime.live.chords import chord_backend
+
 QUEUES = ("turns", "tools", "coordination", "maintenance")
 """The queues of the runtime; a tool may name one more of its own."""
 
@@ -67,7 +69,7 @@ def celery_settings(broker_url: str, queue_prefix: str = "") -> dict[str, Any]:
         "accept_content": ["json"],
         "result_serializer": "json",
         # Chords count their header here; a counter that nobody completes is forgotten.
-        "result_backend": broker_url,
+        "result_backend": chord_backend(broker_url),
         "result_expires": CHORD_EXPIRES_SECONDS,
         "redis_socket_connect_timeout": 1,
         "redis_socket_timeout": 5,

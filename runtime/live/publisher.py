@@ -9,7 +9,6 @@ from functools import cached_property
 from typing import Any, NamedTuple
 
 from celery import Celery, Signature, chain, chord
-from celery.backends.base import DisabledBackend
 
 from runtime.core.model import StepKind
 from runtime.live.celery_settings import (
@@ -19,6 +18,7 @@ from runtime.live.celery_settings import (
     TURN_TASK,
     celery_settings,
 )
+from runtime.live.chords import ChordBackend
 from runtime.live.hints import AdvanceHint, ChainHint, ChordHint, Hint, StepHint
 
 logger = logging.getLogger(__name__)
@@ -66,9 +66,9 @@ class CeleryPublisher:
 
     def _send(self, hint: Hint) -> None:
         match hint:
-            case ChordHint(header, body) if self._has_backend:
+            case ChordHint(header, body) if self._counts_chords:
                 chord([self._signature(step) for step in header], app=self.app)(self._signature(body))
-            case ChordHint(header, _):  # without a result backend nothing counts the header
+            case ChordHint(header, _):  # an application of the user's; the coordinator does without
                 for step in header:
                     self._send(step)
             case ChainHint(first, then):
@@ -80,8 +80,8 @@ class CeleryPublisher:
                 )
 
     @cached_property
-    def _has_backend(self) -> bool:
-        return not isinstance(self.app.backend, DisabledBackend)
+    def _counts_chords(self) -> bool:
+        return isinstance(self.app.backend, ChordBackend)
 
     def _signature(self, hint: StepHint | AdvanceHint) -> Signature[None]:
         """A task as a part of a canvas; immutable, since the result of another part is nothing to it.

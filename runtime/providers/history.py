@@ -15,6 +15,7 @@ import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
+from runtime.core.messages import APPROVAL_TOOL
 from runtime.core.model import Json
 from runtime.core.turn import ToolCall, TranscriptMessage
 from runtime.providers.bodies import object_of, parse_object
@@ -99,7 +100,8 @@ def _results(
         results.append(take({position for position in free if messages[position].tool_call_id in own}))
     for number, call in enumerate(calls):
         if results[number] is None:
-            named = {position for position in free if messages[position].tool_name == call.name}
+            fits = (call.name, APPROVAL_TOOL)  # a denial names the request it answers, and no tool
+            named = {position for position in free if messages[position].tool_name in fits}
             results[number] = take(named)
     return results
 

@@ -20,6 +20,7 @@ from sqlalchemy.exc import DBAPIError, DisconnectionError, OperationalError, SQL
 
 from runtime.errors import ConfigurationError, StoreUnavailable
 from runtime.store.clock import Clock
+from runtime.store.crashpoints import CrashPoints, Transition
 
 BUSY_TIMEOUT_MS = 10_000
 
@@ -36,6 +37,7 @@ class Database:
         self.clock = clock or Clock()
         self.dialect = self.url.get_backend_name()
         self.engine = _create(self.url, pool_size)
+        self.crash = CrashPoints.from_environment()
         self._pid = os.getpid()
 
     @property
@@ -60,12 +62,17 @@ class Database:
             yield connection.execution_options(isolation_level="AUTOCOMMIT")
 
     @contextmanager
-    def writing(self) -> Iterator[Connection]:
+    def writing(self, transition: Transition = Transition.OTHER) -> Iterator[Connection]:
         """One short transaction; it commits when the block ends and rolls back on an exception.
+
+        Args:
+            transition: What it does, as tests name it that kill the process around its commit.
 
         Raises:
             StoreUnavailable: If the database cannot be reached.
         """
+        begin, before, after = transition.points
+        self.crash.reach(begin)
         with self._guarded(), self._own().connect() as connection:
             if self.dialect == "sqlite":
                 connection.exec_driver_sql("BEGIN IMMEDIATE")
@@ -74,10 +81,13 @@ class Database:
                 except BaseException:
                     connection.exec_driver_sql("ROLLBACK")
                     raise
+                self.crash.reach(before)
                 connection.exec_driver_sql("COMMIT")
             else:
                 with connection.begin():
                     yield connection
+                    self.crash.reach(before)
+        self.crash.reach(after)
 
     @contextmanager
     def connecting(self) -> Iterator[Connection]:

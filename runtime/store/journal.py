@@ -12,6 +12,7 @@ from sqlalchemy import Connection, text
 from runtime.core.chain import Content, Receipt
 from runtime.core.lifecycle import STEP_ENDED, StepEvent, steps_that_accept
 from runtime.core.model import Effect, NodeStatus, StepKind, StepStatus
+from runtime.store.crashpoints import Transition
 from runtime.store.engine import Database
 from runtime.store.sql import run
 from runtime.store.tables import BlobRow, EvidenceRow
@@ -295,19 +296,9 @@ def guard_start(change: Change, step: LoadedStep, claim: Claim, head: str, now_s
     a promotion would have fixed, are fixed here.
     """
     queues, named = _in_list("q", claim.queues)
-    fixes, opened = "", ""
-    if step.is_turn:
-        fixes = (
-            ", cites = :cites, transcript_digest = :transcript, transcript_bytes = :bytes, "
-            "messages_before = :before, inbox = :taken"
-        )
-        named |= {
-            "cites": step.cites,
-            "transcript": step.transcript_digest,
-            "bytes": step.transcript_bytes,
-            "before": step.messages_before,
-            "taken": step.taken,
-        }
+    fixes, fixed = _fixes(step)
+    named |= fixed
+    opened = ""
     if step.status == StepStatus.PENDING:
         opened = f"OR (status = 'pending' AND {_OPENED_LATER if step.turn_index else _OPENED_FIRST})"
     grant = ""
@@ -344,6 +335,23 @@ def guard_start(change: Change, step: LoadedStep, claim: Claim, head: str, now_s
             step=step.id,
             approval=step.approval_id,
         )
+
+
+def _fixes(step: LoadedStep) -> tuple[str, dict[str, Any]]:
+    """SQL and parameters that fix what a turn cites and its transcript, as they were assembled."""
+    if not step.is_turn:
+        return "", {}
+    sets = (
+        ", cites = :cites, transcript_digest = :transcript, transcript_bytes = :bytes, "
+        "messages_before = :before, inbox = :taken"
+    )
+    return sets, {
+        "cites": step.cites,
+        "transcript": step.transcript_digest,
+        "bytes": step.transcript_bytes,
+        "before": step.messages_before,
+        "taken": step.taken,
+    }
 
 
 def mark_followed(change: Change, step: LoadedStep) -> None:
@@ -397,8 +405,10 @@ def guard_record(
     """
     accepted = steps_that_accept(end.event) if held else (StepStatus(step.status),)
     states, named = _in_list("s", accepted)
+    fixes, fixed = ("", {}) if held else _fixes(step)
+    named |= fixed
     change.guard(
-        f"""UPDATE step SET status = :status, fence = :fence, head = :head, output = :output,
+        f"""UPDATE step SET status = :status, fence = :fence{fixes}, head = :head, output = :output,
             error = :error, usage = :usage, reason = :reason, lease_until = NULL,
             due_at = {now_sql} + CAST(:due AS BIGINT), publish_at = {now_sql} + CAST(:due AS BIGINT),
             propagated = :propagated, approval_id = COALESCE(CAST(:approval AS TEXT), approval_id),
@@ -430,7 +440,7 @@ def extend_leases(database: Database, held: Sequence[tuple[str, int]], lease_ms:
     named: dict[str, Any] = {"lease": lease_ms}
     for k, (step_id, fence) in enumerate(held):
         named |= {f"i{k}": step_id, f"f{k}": fence}
-    with database.writing() as connection:
+    with database.writing(Transition.HEARTBEAT) as connection:
         rows = connection.execute(
             text(
                 f"UPDATE step SET lease_until = {database.now_sql} + :lease "
@@ -447,13 +457,18 @@ def _in_list(prefix: str, values: Sequence[str]) -> tuple[str, dict[str, Any]]:
     return ", ".join(f":{name}" for name in names) or "NULL", names
 
 
-def apply(database: Database, change: Change) -> bool:
+def apply(database: Database, change: Change, transition: Transition = Transition.OTHER) -> bool:
     """Commit a change, or leave everything as it was when a guard did not hold."""
     try:
         if database.dialect == "postgresql":  # one statement is a transaction of its own
+            begin, before, after = transition.points
+            database.crash.reach(begin)
+            database.crash.reach(before)
             with database.reading() as connection:
-                return change.apply_at_once(connection)
-        with database.writing() as connection:
+                change.apply_at_once(connection)
+            database.crash.reach(after)
+            return True
+        with database.writing(transition) as connection:
             if not change.apply(connection):
                 raise GuardFailed
     except GuardFailed:

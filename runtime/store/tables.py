@@ -339,8 +339,10 @@ class ScheduleRow(SQLModel, table=True):
     __tablename__ = "schedule"
 
     id: str = Field(primary_key=True)
+    timetable: str
     seen_at: int = Field(sa_column=_big(nullable=False))
     next_at: int = Field(sa_column=_big(nullable=False))
+    pending_at: int | None = Field(default=None, sa_column=_big())
     session_id: str | None = None
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from sqlalchemy import text
 
+from runtime.store.crashpoints import Transition
 from runtime.store.engine import Database
 
 KEPT_ACTIVE = 2
@@ -12,7 +13,7 @@ KEPT_ACTIVE = 2
 
 def activate_first(database: Database, workspace_hash: str, path: str) -> bool:
     """Activate a file if none was ever activated; return whether it is active now."""
-    with database.writing() as connection:
+    with database.writing(Transition.ACTIVATE) as connection:
         connection.execute(
             text(
                 f"INSERT INTO workspace_version (hash, path, active, activated_at) "
@@ -39,7 +40,7 @@ def activate(database: Database, workspace_hash: str, path: str) -> list[str]:
     Returns:
         The hashes that are active now, the newest first.
     """
-    with database.writing() as connection:
+    with database.writing(Transition.ACTIVATE) as connection:
         connection.execute(text("DELETE FROM workspace_version WHERE hash = :hash"), {"hash": workspace_hash})
         connection.execute(
             text(

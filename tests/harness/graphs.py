@@ -1,4 +1,4 @@
-"""Short ways to start a workflow of scripted nodes, to make its nodes fail, and to ask what became of them."""
+"""Short ways to start a workflow of scripted nodes, to make nodes fail, and to ask what became of them."""
 
 import json
 from contextlib import contextmanager

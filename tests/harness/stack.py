@@ -80,6 +80,7 @@ def running(
     restarts: int = 0,
     without: Collection[str] = (),
     own: Mapping[str, Mapping[str, str]] | None = None,
+    queues: Mapping[str, str] | None = None,
     **environment: str,
 ):
     """Run the stack's commands, ready on entry, stopped on exit.
@@ -93,6 +94,7 @@ def running(
         restarts: How often a process that ended is started again.
         without: Names of commands that are not started; `Stack.start` may start them later.
         own: Further environment variables of single commands, by name.
+        queues: What single workers consume in place of their own queues, by name.
         environment: Further environment variables of all.
     """
     settings = Settings.load(
@@ -106,6 +108,10 @@ def running(
         log.append(f"{name}: {line}")
 
     commands = {command.name: command for command in stack_commands(settings, beat=beat, extra=extra)}
+    for name, consumed in (queues or {}).items():
+        argv = list(commands[name].argv)
+        argv[argv.index("-Q") + 1] = consumed
+        commands[name] = replace(commands[name], argv=tuple(argv))
     first = [command for name, command in commands.items() if name not in without]
     with Supervisor(sink, max_restarts=restarts, stop_timeout=5) as supervisor:
         for command in first:

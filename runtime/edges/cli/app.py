@@ -21,6 +21,7 @@ from runtime.edges.cli import (
     doctor,
     evidence,
     run,
+    schedules,
     sessions,
     tools,
     worker,
@@ -45,6 +46,7 @@ app.command("run")(run.run)
 app.add_typer(config.group, name="config")
 app.add_typer(db.group, name="db")
 app.add_typer(sessions.group, name="sessions")
+app.add_typer(schedules.group, name="schedules")
 app.add_typer(approvals.group, name="approvals")
 app.add_typer(evidence.group, name="evidence")
 app.add_typer(tools.group, name="tools")

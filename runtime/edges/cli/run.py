@@ -13,9 +13,10 @@ import typer
 from runtime.edges.cli import options
 
 if TYPE_CHECKING:
-    from runtime import AgentRuntime, ExecutionContext, Workflow
+    from runtime import AgentRuntime
     from runtime.core.model import SessionStatus
     from runtime.engine.handle import SessionHandle
+    from runtime.workspace_workflow import WorkflowFile
 
 REFRESH_SECONDS = 0.5
 SETTLED = frozenset({"completed", "error", "cancelled", "suspended"})
@@ -40,10 +41,11 @@ def run(
     """
     from runtime.edges.cli.console import note
     from runtime.edges.cli.opening import open_runtime
+    from runtime.workspace_workflow import read_workflow
 
-    workflow, ctx, options_ = read_workflow(file)
+    defined = read_workflow(file, defaults={"session_id": _fresh_id(), "task_id": "run"})
     with open_runtime(workspace, make_database=True) as runtime:
-        handle = _start(runtime, workflow, ctx, options_)
+        handle = _start(runtime, defined)
         if not wait and not watch:
             _print_result(handle, handle.status(), as_json)
             return
@@ -57,88 +59,15 @@ def run(
         raise typer.Exit(1)
 
 
-def _start(
-    runtime: AgentRuntime, workflow: Workflow, ctx: ExecutionContext, given: dict[str, int]
-) -> SessionHandle:
+def _start(runtime: AgentRuntime, defined: WorkflowFile) -> SessionHandle:
     from runtime import start_governed_agent_workflow
 
-    return start_governed_agent_workflow(runtime=runtime, workflow=workflow, ctx=ctx, **given)
-
-
-# --- the file -------------------------------------------------------------------------------------
-
-
-def read_workflow(path: Path) -> tuple[Workflow, ExecutionContext, dict[str, int]]:
-    """Read a workflow file.
-
-    Returns:
-        The graph, the context, and ``max_turns_per_invocation`` if the file says it.
-
-    Raises:
-        InvalidInput: If it cannot be read or is wrong; all problems are told with their lines.
-    """
-    from pydantic import ValidationError
-
-    from runtime.core.model import ExecutionContext, Workflow
-    from runtime.errors import InvalidInput
-    from runtime.workspace_yaml import Problem, read_yaml
-
-    try:
-        document = read_yaml(path.read_text(encoding="utf-8-sig"))
-    except OSError as error:
-        raise InvalidInput(f"{path} cannot be read ({error.strerror}); name a workflow file") from None
-    except UnicodeDecodeError:
-        raise InvalidInput(f"{path} is not UTF-8; save the file as UTF-8") from None
-    _refuse(path, document.problems)
-    content = document.value
-    if not isinstance(content, dict):
-        raise InvalidInput(f"{path} holds no workflow; write session_id and nodes as keys with values")
-    session_id = content.get("session_id", _fresh_id())
-    context = {
-        "run_id": str(session_id),
-        "task_id": "run",
-        **{key: value for key, value in content.items() if key not in ("nodes", "max_turns")},
-        "session_id": session_id,
-    }
-    problems: list[Problem] = []
-    try:
-        ctx = ExecutionContext.model_validate(context)
-    except ValidationError as error:
-        problems += [_problem(document, item) for item in error.errors(include_url=False)]
-    try:
-        graph = {"session_id": str(session_id), **({"nodes": content["nodes"]} if "nodes" in content else {})}
-        workflow = Workflow.model_validate(graph)
-    except ValidationError as error:
-        problems += [_problem(document, item) for item in error.errors(include_url=False)]
-    given = content.get("max_turns")
-    if given is not None and (isinstance(given, bool) or not isinstance(given, int) or given < 1):
-        place = ("max_turns",)
-        problems.append(Problem(document.line(place), place, f"is {given!r} — write a number above 0"))
-    _refuse(path, problems)
-    return workflow, ctx, {} if given is None else {"max_turns_per_invocation": given}
+    given = {} if defined.max_turns is None else {"max_turns_per_invocation": defined.max_turns}
+    return start_governed_agent_workflow(runtime=runtime, workflow=defined.workflow, ctx=defined.ctx, **given)
 
 
 def _fresh_id() -> str:
     return f"run-{datetime.now(UTC):%Y%m%d-%H%M%S}-{secrets.token_hex(3)}"
-
-
-def _problem(document: Any, item: Any) -> Any:
-    from runtime.workspace_yaml import Problem
-
-    place = tuple(item["loc"])
-    fix = {
-        "missing": "is missing — add it",
-        "extra_forbidden": "is no key of a workflow file — see 'agent-runtime run --help', or remove it",
-    }.get(item["type"], f"{str(item['msg'])[:1].lower()}{str(item['msg'])[1:]} — change the value")
-    return Problem(document.line(place), place, fix)
-
-
-def _refuse(path: Path, problems: list[Any]) -> None:
-    from runtime.errors import InvalidInput
-
-    if problems:
-        texts = [problem.at(path.name) for problem in sorted(problems, key=lambda each: each.line or 0)]
-        raise InvalidInput("\n".join(texts), details={"problems": texts})
 
 
 # --- the session ----------------------------------------------------------------------------------

@@ -122,7 +122,7 @@ def test_a_call_whose_worker_was_lost_tells_that(runtime, workers, monkeypatch):
     )
     workers.next()
     with monkeypatch.context() as patch:
-        patch.setattr(runtime.parts.crash, "reach", lost)
+        patch.setattr(runtime.parts.database.crash, "reach", lost)
         with pytest.raises(Lost):
             workers.next()
     with runtime.parts.database.writing() as connection:

@@ -93,11 +93,11 @@ def test_two_calls_at_once_under_one_grant_are_one_that_runs_and_one_that_is_ref
     barrier, passed = threading.Barrier(2), threading.local()
 
     def reach(point):
-        if point == "start.before_commit" and not hasattr(passed, "once"):
+        if point == "host_start.begin" and not hasattr(passed, "once"):
             passed.once = True
             barrier.wait(60)
 
-    monkeypatch.setattr(runtime.parts.crash, "reach", reach)
+    monkeypatch.setattr(runtime.parts.database.crash, "reach", reach)
     with ThreadPoolExecutor(2) as pool:
         calls = [pool.submit(runtime.execute_tool, "ledger:guarded", {"name": "g"}, granted) for _ in "ab"]
         outputs = [call.result() for call in calls]

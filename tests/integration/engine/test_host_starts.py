@@ -42,10 +42,10 @@ def before_start(runtime, monkeypatch, action):
     left = [action]
 
     def reach(point):
-        if point == "start.before_commit" and left:
+        if point == "host_start.begin" and left:
             left.pop()()
 
-    monkeypatch.setattr(runtime.parts.crash, "reach", reach)
+    monkeypatch.setattr(runtime.parts.database.crash, "reach", reach)
 
 
 def all_at_once(runtime, monkeypatch, work):
@@ -53,11 +53,11 @@ def all_at_once(runtime, monkeypatch, work):
     barrier, passed = threading.Barrier(CALLERS), threading.local()
 
     def reach(point):
-        if point == "start.before_commit" and not hasattr(passed, "once"):
+        if point == "host_start.begin" and not hasattr(passed, "once"):
             passed.once = True
             barrier.wait(60)
 
-    monkeypatch.setattr(runtime.parts.crash, "reach", reach)
+    monkeypatch.setattr(runtime.parts.database.crash, "reach", reach)
     with ThreadPoolExecutor(CALLERS) as pool:
         return [call.result() for call in [pool.submit(work) for _ in range(CALLERS)]]
 
@@ -91,13 +91,13 @@ def test_a_call_that_is_overtaken_again_and_again_is_refused_with_the_fix(runtim
     monkeypatch.setattr(host, "STARTS", 2)
 
     def overtake(point):
-        if point == "start.before_commit":
+        if point == "host_start.begin":
             with runtime.parts.database.writing() as connection:
                 connection.execute(text("UPDATE node SET tool_calls = tool_calls + 1"))
 
     runtime.execute_tool("ledger:read", {"name": "before"}, bookkeeping()).unwrap()
     ran = ledger()
-    monkeypatch.setattr(runtime.parts.crash, "reach", overtake)
+    monkeypatch.setattr(runtime.parts.database.crash, "reach", overtake)
     with pytest.raises(SessionConflict, match="task ids of their own") as refused:
         runtime.execute_tool("ledger:put", {"name": "a"}, bookkeeping())
     assert refused.value.code == "too_many_at_once"

@@ -30,7 +30,7 @@ def lose(runtime, workers, monkeypatch):
             raise Lost
 
     with monkeypatch.context() as patch:
-        patch.setattr(runtime.parts.crash, "reach", lost)
+        patch.setattr(runtime.parts.database.crash, "reach", lost)
         with pytest.raises(Lost):
             workers.next()
     run_sql(runtime, "UPDATE step SET lease_until = 1 WHERE status = 'running'")

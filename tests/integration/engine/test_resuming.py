@@ -187,12 +187,12 @@ def test_a_resume_brings_its_own_turn_budget(runtime, canvas):
 
 
 def test_a_retried_node_has_a_new_turn_budget(runtime, canvas, model):
-    fail(model, "tool_call_id")
+    fail(model, "wrote")
     flow = start(
         runtime, node("a", call("ledger:put", "x"), call("ledger:put", "y"), "/say Done.", max_turns=2)
     )
     canvas.drain()
-    assert (flow.status(), turns(flow)) == ("error", {"a": 2})
+    assert (flow.status(), turns(flow)) == ("error", {"a": 1})
     runtime.resume("s-1")
     canvas.drain()
     assert (flow.status(), turns(flow)) == ("completed", {"a": 3})

@@ -145,7 +145,7 @@ def test_a_takeover_does_not_take_a_message_in_twice(runtime, canvas, monkeypatc
     flow = start(runtime, node("a"))
     flow.signal("a", [user("before the crash")])
     with monkeypatch.context() as patch:
-        patch.setattr(runtime.parts.crash, "reach", lost)
+        patch.setattr(runtime.parts.database.crash, "reach", lost)
         with pytest.raises(Lost):
             canvas.next()
     flow.signal("a", [user("behind the crash")])

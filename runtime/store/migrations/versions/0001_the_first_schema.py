@@ -177,8 +177,10 @@ def upgrade() -> None:
     op.create_table(
         "schedule",
         sa.Column("id", sa.String(), nullable=False),
+        sa.Column("timetable", sa.String(), nullable=False),
         sa.Column("seen_at", sa.BigInteger(), nullable=False),
         sa.Column("next_at", sa.BigInteger(), nullable=False),
+        sa.Column("pending_at", sa.BigInteger(), nullable=True),
         sa.Column("session_id", sa.String(), nullable=True),
         sa.PrimaryKeyConstraint("id"),
     )

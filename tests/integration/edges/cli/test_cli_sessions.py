@@ -3,6 +3,7 @@
 import pytest
 from sqlalchemy import event
 
+from runtime import start_governed_agent_session
 from runtime.store.listing import list_sessions, list_steps
 
 NODES = ["gather", "left", "right", "join"]
@@ -73,6 +74,64 @@ def test_cancel_ends_what_has_not_started_and_repeats_harmlessly(console, home, 
     assert {node["status"] for node in shown["nodes"]} == {"cancelled"}
     refused = console("sessions", "resume", "unwanted", "--json", cwd=home)
     assert (refused.code, refused.json["error"]["code"]) == (1, "SESSION_CONFLICT")
+
+
+def test_pause_and_unpause_tell_the_status_and_repeat_harmlessly(console, home, start):
+    start("halted")
+    for command, status in [("pause", "paused"), ("pause", "paused"), ("unpause", "active")]:
+        said = console("sessions", command, "halted", "--reason", "a look", "--json", cwd=home)
+        assert (said.code, said.json) == (0, {"session_id": "halted", "status": status})
+    console("sessions", "pause", "halted", cwd=home)
+    assert console("sessions", "show", "halted", "--json", cwd=home).json["paused_at"].endswith("Z")
+    refused = console("sessions", "resume", "halted", "--json", cwd=home)
+    assert (refused.code, refused.json["error"]["code"]) == (1, "SESSION_CONFLICT")
+    assert "unpause" in refused.json["error"]["message"]
+
+
+def test_the_operator_pauses_and_cancels_the_session_of_any_principal(console, home, application):
+    turn = {"model_profile": "operations", "messages": [{"role": "user", "content": "go"}]}
+    start_governed_agent_session(
+        runtime=application,
+        execute_turn_input=turn,
+        ctx={"run_id": "run", "task_id": "task", "session_id": "anns", "principal": "ann"},
+    )
+    assert console("sessions", "pause", "anns", "--json", cwd=home).json["status"] == "paused"
+    assert console("sessions", "cancel", "anns", "--json", cwd=home).code == 0
+    tail = console("evidence", "tail", "anns", "--timeout", "0", "--json", cwd=home)
+    assert "session_cancelled" in tail.out
+
+
+def test_signal_hands_messages_over_once_per_key(console, home, start):
+    flow = start("told")
+    for _ in range(2):
+        said = console(
+            "sessions", "signal", "told", "left", "--message", "one", "--message", "two", "--key", "k",
+            "--json", cwd=home,
+        )  # fmt: skip
+        assert (said.code, said.json["status"]) == (0, "active")
+    assert [each["kind"] for each in flow.continuations()].count("signalled") == 1
+    refused = console("sessions", "signal", "told", "ghost", "--message", "one", cwd=home)
+    assert (refused.code, refused.out) == (1, "")
+    assert "no node 'ghost'" in refused.err
+
+
+def test_fork_tells_the_new_session_and_refuses_an_id_that_is_taken(console, home, start):
+    start("first")
+    said = console("sessions", "fork", "first", "left", "second", "--message", "other", "--json", cwd=home)
+    assert (said.code, said.json) == (0, {"session_id": "second", "status": "active"})
+    shown = console("sessions", "show", "second", "--json", cwd=home).json
+    assert [node["id"] for node in shown["nodes"]] == NODES
+    taken = console("sessions", "fork", "first", "right", "second", "--json", cwd=home)
+    assert (taken.code, taken.json["error"]["code"]) == (1, "SESSION_CONFLICT")
+    assert "use another session id" in taken.json["error"]["message"]
+
+
+def test_resume_takes_a_key_and_a_turn_budget(console, home, start):
+    flow = start("again")
+    for _ in range(2):
+        said = console("sessions", "resume", "again", "--key", "k", "--max-turns", "3", "--json", cwd=home)
+        assert said.code == 0
+    assert [each["kind"] for each in flow.continuations()].count("resumed") == 1
 
 
 def test_resume_is_refused_to_another_principal(console, home, start):

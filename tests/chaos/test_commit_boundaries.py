@@ -1,0 +1,371 @@
+"""The process dies right before or right behind every commit of the engine; the work ends as it would have.
+
+Each scenario is a story of an application, its workers and its operator, told in one process with a clock
+that is moved by hand. For every point that a scenario passes it is told again with a death there: a new
+process opens the same database, and whoever got no answer asks again.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import pytest
+import yaml
+
+from runtime import Workflow, start_governed_agent_session, start_governed_agent_workflow
+from runtime.agent_runtime import AgentRuntime
+from runtime.edges.demo.model_server import Fault
+from runtime.engine.leases import Leases
+from runtime.errors import ApprovalRefused
+from runtime.settings import Settings
+from runtime.store.crashpoints import CrashPoints
+from tests.harness.graphs import answer, node, run_sql, user
+from tests.harness.mortal import Deployment, Fate, once_effects
+from tests.harness.sessions import call, context, turn_input
+
+HOUR = 3_600_000
+
+
+# --- the deployment -------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def folder(folder):
+    """A workspace with a schedule and an approval that is asked for."""
+    path = folder / "workspace.yaml"
+    content = yaml.safe_load(path.read_text())
+    content["agent_runtime"]["schedules"] = [
+        {"id": "daily", "cron": "0 0 1 1 *", "file": "daily.yaml", "catch_up": "400d"}
+    ]
+    path.write_text(yaml.safe_dump(content))
+    daily = {"nodes": [{"id": "only", "execute_turn_input": turn_input("/say happy new year")}]}
+    (folder / "daily.yaml").write_text(yaml.safe_dump(daily))
+    return folder
+
+
+@pytest.fixture
+def deploy(folder, migrated_url, valkey, model, monkeypatch):
+    """Makes the deployment of one test, whose processes die as a fate says."""
+    opened: list[Deployment] = []
+
+    def opening() -> AgentRuntime:
+        settings = Settings.load(
+            workspace=folder / "workspace.yaml", database_url=migrated_url, redis_url=valkey.url
+        )
+        return AgentRuntime.open(settings=settings)
+
+    def make(fate: Fate, **options) -> Deployment:
+        monkeypatch.setattr(CrashPoints, "reach", lambda _, point: fate.reach(point))
+        opened.append(Deployment(opening, fate, **options))
+        return opened[-1]
+
+    yield make
+    for each in opened:
+        each.close()
+
+
+@pytest.fixture
+def ledger_keys(tmp_path) -> Callable[[], Counter[str]]:
+    """How often the effect of each idempotency key took place."""
+
+    def count() -> Counter[str]:
+        path = tmp_path / "ledger.txt"
+        return (
+            Counter(line.split()[2] for line in path.read_text().splitlines()) if path.exists() else Counter()
+        )
+
+    return count
+
+
+def answer_all(runtime: AgentRuntime, session_id: str) -> None:
+    """What an operator does: approves what is asked first, and lets no call in doubt run again."""
+    for request in runtime.approvals(session_id):
+        try:
+            runtime.resolve_approval(
+                request_id=request.request_id, approved=request.kind == "call", approved_by="op@example.com"
+            )
+        except ApprovalRefused:  # the process that died had answered it
+            continue
+
+
+def finish(deployment: Deployment, session_id: str, end: str = "completed") -> None:
+    """Let a session run, answering what it asks and resuming what is quarantined, until it has ended."""
+    for _ in range(8):
+        deployment.rest()
+        status = deployment.handle(session_id).status()
+        if status == end:
+            return
+        if status == "suspended":
+            deployment.do(lambda runtime: runtime.resume(session_id))
+        deployment.do(lambda runtime: answer_all(runtime, session_id))
+    raise AssertionError(f"{session_id} is {deployment.handle(session_id).status()}, not {end}")
+
+
+# --- scenarios ------------------------------------------------------------------------------------
+
+
+def graph() -> Workflow:
+    """Several calls in one turn, an approval, a condition, a list, a retry, wake-ups, a signal and a join."""
+    calls = "\n".join([call("ledger:put", "a"), call("ledger:read", "b"), call("ledger:pay", "rent")])
+    above = ["books", "refund", "reply", "each", "flaky", "later", "told"]
+    nodes = (
+        node("books", calls, call("ledger:guarded", "g"), answer("refund", "booked")),
+        node("refund", depends_on=["books"], when={"node": "books", "intent": "refund"}),
+        node("reply", depends_on=["books"], when={"node": "books", "intent": "reply"}),
+        node("each", call("ledger:put", "item"), "/say each", for_each=["x", "y"]),
+        node("flaky", "/say flaky"),
+        node("later", wake_after="2h"),
+        node("told", wake_after="3h"),
+        node("join", depends_on=above, context_from=["books", "told"]),
+    )
+    return Workflow(session_id="graph", nodes=nodes)
+
+
+def a_workflow(deployment: Deployment, model) -> None:
+    """Everything that a workflow does, and all that steers it."""
+    model.faults.add(Fault(match="/say flaky", times=1, status=500))
+    deployment.do(
+        lambda runtime: start_governed_agent_workflow(runtime=runtime, workflow=graph(), ctx=context("graph"))
+    )
+    deployment.do(lambda runtime: runtime.pause("graph", reason="a look first"))
+    deployment.rest()
+    deployment.do(lambda runtime: runtime.signal("graph", "told", [user("more")], idempotency_key="k"))
+    deployment.do(lambda runtime: runtime.unpause("graph"))
+    deployment.rest()
+    for _ in range(3):
+        deployment.pass_time(HOUR)
+        deployment.rest()
+    finish(deployment, "graph")
+    deployment.do(lambda runtime: runtime.fork("graph", "join", new_session_id="fork"))
+    finish(deployment, "fork")
+    deployment.do(lambda runtime: runtime.resume("graph", idempotency_key="again"))
+    deployment.rest()
+
+
+WORKFLOW_ENDS = {
+    "graph": (
+        "completed",
+        {
+            "books": ("completed", "booked"),
+            "refund": ("completed", "refund"),
+            "reply": ("skipped", None),
+            "each": ("completed", None),
+            "each[0]": ("completed", "each"),
+            "each[1]": ("completed", "each"),
+            "flaky": ("completed", "flaky"),
+            "later": ("completed", "later"),
+            "told": ("completed", "told"),
+            "join": ("completed", "join"),
+        },
+    ),
+}
+WORKFLOW_ENDS["fork"] = WORKFLOW_ENDS["graph"]
+
+
+def waits_that_end(deployment: Deployment, model) -> None:
+    """A turn budget and a resume, an expiry, a deadline, a cancellation, and a due time of a schedule."""
+
+    def linear(name: str, *turns: str, **values):
+        return deployment.do(
+            lambda runtime: start_governed_agent_session(
+                runtime=runtime, execute_turn_input=turn_input(*turns), ctx=context(name), **values
+            )
+        )
+
+    linear("budget", call("ledger:put", "a"), "/say enough", max_turns_per_invocation=1)
+    linear("expiring", call("ledger:guarded", "g"), "/say nobody answered")
+    linear("cancelled", call("ledger:guarded", "h"), "/say never")
+    overdue = Workflow(
+        session_id="overdue", nodes=(node("slow", call("ledger:guarded", "i"), "/say no", deadline="6h"),)
+    )
+    deployment.do(
+        lambda runtime: start_governed_agent_workflow(
+            runtime=runtime, workflow=overdue, ctx=context("overdue")
+        )
+    )
+    deployment.rest()
+    deployment.do(lambda runtime: runtime.resume("budget", idempotency_key="k"))
+    deployment.do(lambda runtime: runtime.session("cancelled").cancel("not needed"))
+    deployment.rest()
+    for _ in range(2):
+        deployment.pass_time(20 * HOUR)
+        deployment.sweep()
+        deployment.rest()
+    deployment.pass_time(366 * 24 * HOUR)
+    deployment.sweep()
+    deployment.rest()
+
+
+WAITS_END = {
+    "budget": ("completed", {"agent": ("completed", "enough")}),
+    "expiring": ("completed", {"agent": ("completed", "nobody answered")}),
+    "cancelled": ("cancelled", {"agent": ("cancelled", None)}),
+    "overdue": ("error", {"slow": ("error", None)}),
+}
+
+
+def lost_workers(deployment: Deployment, model) -> None:
+    """Workers are lost in mid-call: a doubt, a quarantine, a cancellation, a late holder, a late start."""
+    for name, tool in (
+        ("doubt", "pay"),
+        ("sick", "put"),
+        ("dropped", "put"),
+        ("stale", "put"),
+        ("slow", "put"),
+    ):
+        deployment.do(
+            lambda runtime, name=name, tool=tool: start_governed_agent_session(
+                runtime=runtime,
+                execute_turn_input=turn_input(call(f"ledger:{tool}", name), f"/say {name}"),
+                ctx=context(name),
+            )
+        )
+        {"stale": stay_away, "slow": start_late}.get(name, lose_the_call)(deployment, name)
+        if name == "dropped":
+            deployment.do(lambda runtime: runtime.session("dropped").cancel())
+    deployment.rest()
+    for name in ("doubt", "sick", "stale", "slow"):
+        finish(deployment, name)
+
+
+LOST_END = {
+    "doubt": ("completed", {"agent": ("completed", "doubt")}),
+    "sick": ("completed", {"agent": ("completed", "sick")}),
+    "dropped": ("cancelled", {"agent": ("cancelled", None)}),
+    "stale": ("completed", {"agent": ("completed", "stale")}),
+    "slow": ("completed", {"agent": ("completed", "slow")}),
+}
+
+
+def at_its_call(deployment: Deployment, name: str) -> bool:
+    """Run a session up to its tool call; return whether that is still to be made."""
+    for _ in range(20):
+        rows = deployment.read(
+            "SELECT status FROM step WHERE session_id = :id AND kind = 'tool_call'", id=name
+        )
+        if rows and rows[0].status == "ready":
+            return True
+        if rows or not deployment.canvas.waiting:
+            deployment.pass_time(61_000)
+            deployment.sweep()
+        deployment.do(lambda _: deployment.canvas.next() if deployment.canvas.waiting else None)
+    return False
+
+
+def lose_the_call(deployment: Deployment, name: str) -> None:
+    """The worker dies behind the start of the call; a step that was lost often enough is quarantined."""
+    if not at_its_call(deployment, name):
+        return
+    deployment.fate.planned = "start.after_commit"
+    deployment.do(lambda _: deployment.canvas.drain())
+    deployment.fate.planned = None
+    if name == "sick":
+        run_sql(
+            deployment.runtime,
+            "UPDATE step SET crashes = 20 WHERE session_id = 'sick' AND status = 'running'",
+        )
+
+
+class Meanwhile:
+    """A runner between whose call and the caller something happens, once."""
+
+    def __init__(self, inner, happens) -> None:
+        self.inner, self.happens = inner, happens
+
+    def run(self, *args, **options):
+        output = self.inner.run(*args, **options)
+        happens, self.happens = self.happens, lambda: None
+        happens()
+        return output
+
+    def reconcile(self, *args, **options):
+        return self.inner.reconcile(*args, **options)
+
+
+def stay_away(deployment: Deployment, name: str) -> None:
+    """The holder is so slow that another worker takes the call over before it can record."""
+    if not at_its_call(deployment, name):
+        return
+    parts = deployment.runtime.parts
+
+    def another_takes_over() -> None:
+        (step,) = deployment.read(
+            "SELECT id FROM step WHERE session_id = :id AND status = 'running'", id=name
+        )
+        deployment.pass_time(61_000)
+        deployment.runtime.executor().run_step(step.id, ("tools",))
+
+    parts.runner = Meanwhile(parts.runner, another_takes_over)
+    deployment.do(lambda _: deployment.canvas.drain())
+
+
+class Late(Leases):
+    """Leases of which the first is held by a process that was asleep since it claimed."""
+
+    def holding(self, step_id, fence, deadline_s, *, since):
+        late, self.slept = (0.0 if self.slept else 20.0), True
+        return super().holding(step_id, fence, deadline_s, since=since - late)
+
+    slept = False
+
+
+def start_late(deployment: Deployment, name: str) -> None:
+    """The worker claims the call, and then sleeps for most of its lease."""
+    if not at_its_call(deployment, name):
+        return
+    parts = deployment.runtime.parts
+    parts.leases = Late(parts.database, parts.settings.lease_seconds, parts.settings.heartbeat_seconds)
+    deployment.do(lambda _: deployment.canvas.drain())
+
+
+# --- the points -----------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Scenario:
+    """A story and how its sessions end.
+
+    Attributes:
+        tell: Does it all.
+        ends: Session status, and for each node its status and what its last turn said.
+    """
+
+    tell: Callable[[Deployment, object], None]
+    ends: dict[str, tuple[str, dict[str, tuple[str, str | None]]]]
+
+
+SCENARIOS = {
+    "workflow": Scenario(a_workflow, WORKFLOW_ENDS),
+    "waits": Scenario(waits_that_end, WAITS_END),
+    "lost": Scenario(lost_workers, LOST_END),
+}
+
+
+def ends(deployment: Deployment, scenario: Scenario) -> dict:
+    """How the sessions of a scenario ended."""
+    found = {}
+    for session_id in scenario.ends:
+        flow = deployment.handle(session_id)
+        nodes = {
+            each.id: (str(each.status), (each.result or {}).get("assistant_message")) for each in flow.nodes()
+        }
+        found[session_id] = (str(flow.status()), nodes)
+    return found
+
+
+def test_counts(deploy, model, ledger_keys):
+    import time
+
+    for name, scenario in SCENARIOS.items():
+        t = time.time()
+        d = deploy(Fate())
+        scenario.tell(d, model)
+        print(name, time.time() - t, dict(d.fate.passed))
+        from pprint import pprint
+
+        pprint(ends(d, scenario))
+        d.check()
+        once_effects(d, ledger_keys())
+        d.close()

@@ -1,0 +1,208 @@
+"""A deployment in one process that dies at a named crash point and is replaced by another one.
+
+Death is an exception that nothing of ours catches: whatever the process held in memory is gone with it, its
+open transaction is rolled back, and so are, if the test wants that, the messages that it had not delivered.
+What comes after runs on the same database with a clock that has moved on beyond every lease.
+"""
+
+from __future__ import annotations
+
+import time
+from collections import Counter
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from sqlalchemy import text
+
+from runtime.agent_runtime import AgentRuntime
+from runtime.engine.handle import SessionHandle
+from runtime.engine.sweep import sweep
+from runtime.store.clock import Clock
+from tests.harness.inline import Canvas
+
+ROUND_MS = 61_000
+"""How far the clock moves from sweep to sweep: beyond a lease and the longest wait to publish again."""
+
+ROUNDS = 200
+
+
+class Died(BaseException):
+    """This process was killed."""
+
+
+@dataclass
+class Fate:
+    """At which passes of which crash points the process dies.
+
+    Attributes:
+        deaths: Pass numbers by point; the first pass is 1.
+        every: Die at each so many-th pass of any point that the engine names, besides.
+        passed: How often each point was passed.
+        died_at: The points at which it died, in order.
+    """
+
+    deaths: Mapping[str, frozenset[int]] = field(default_factory=dict)
+    every: int | None = None
+    passed: Counter[str] = field(default_factory=Counter)
+    died_at: list[str] = field(default_factory=list)
+    planned: str | None = None
+
+    def reach(self, point: str) -> None:
+        """Pass a point, or die there."""
+        if point.startswith("other."):
+            return  # a test's own statements
+        self.passed[point] += 1
+        again = self.every is not None and self.passed.total() % self.every == 0
+        if point == self.planned or again or self.passed[point] in self.deaths.get(point, ()):
+            self.planned = None
+            self.died_at.append(point)
+            raise Died(point)
+
+
+@dataclass(frozen=True)
+class Finished:
+    """A step that had succeeded, and all that must never change about it."""
+
+    id: str
+    fence: int
+    head: str
+    finished_at: int
+
+
+class Deployment:
+    """One runtime after the other on one database.
+
+    Args:
+        opening: Opens a runtime.
+        fate: When it dies.
+        loses_messages: Whether what the broker holds is lost with a process.
+    """
+
+    def __init__(
+        self, opening: Callable[[], AgentRuntime], fate: Fate, *, loses_messages: bool = True
+    ) -> None:
+        self._opening = opening
+        self._loses_messages = loses_messages
+        self._finished: dict[str, Finished] = {}
+        self.fate = fate
+        self.now = round(time.time() * 1000)
+        self.runtime = self._open()
+        self.canvas = Canvas(self.runtime)
+
+    def _open(self) -> AgentRuntime:
+        while True:
+            try:
+                runtime = self._opening()
+                break
+            except Died:
+                continue
+        runtime.parts.database.clock = Clock(self.now)
+        return runtime
+
+    def close(self) -> None:
+        """Close the runtime that is left."""
+        self.runtime.close()
+
+    def do(self, act: Callable[[AgentRuntime], Any]) -> Any:
+        """Do something; a process that dies of it is replaced, and the new one is asked the same again."""
+        while True:
+            try:
+                return act(self.runtime)
+            except Died:
+                self.replace()
+
+    def attempt(self, act: Callable[[AgentRuntime], Any]) -> bool:
+        """Do something once; return whether the process lived to see its end."""
+        try:
+            act(self.runtime)
+        except Died:
+            self.replace()
+            return False
+        return True
+
+    def replace(self) -> None:
+        """Let another process take the place of this one, which was just killed."""
+        self.runtime.parts.leases.close()
+        self.runtime.parts.database.close()
+        self.runtime = self._open()
+        self._note_finished()
+        waiting = [] if self._loses_messages else self.canvas.waiting
+        self.canvas = Canvas(self.runtime)
+        self.canvas.waiting = waiting
+
+    # --- time ---------------------------------------------------------------------------------
+
+    def pass_time(self, ms: int) -> None:
+        """Move the database's clock on."""
+        self.now += ms
+        self.runtime.parts.database.clock = Clock(self.now)
+
+    def rest(self) -> None:
+        """Deliver messages and sweep, until nothing is left that could move before its time."""
+        for _ in range(ROUNDS):
+            self.do(lambda _: self.canvas.drain())
+            if not self._work_is_left():
+                self._note_finished()
+                return
+            self.pass_time(ROUND_MS)
+            self.do(lambda runtime: sweep(runtime.parts))
+        raise AssertionError("the sweep does not bring the sessions to rest")
+
+    def sweep(self) -> None:
+        """One sweep, now."""
+        self.do(lambda runtime: sweep(runtime.parts))
+
+    def _work_is_left(self) -> bool:
+        rows = self.read(
+            "SELECT 1 FROM step s JOIN session e ON e.id = s.session_id WHERE s.status = 'running' "
+            "OR (s.status = 'ready' AND s.due_at <= :now AND e.paused_at IS NULL AND s.driver = 'worker') "
+            "OR NOT s.propagated LIMIT 1",
+            now=self.now,
+        )
+        return bool(rows) or bool(self.canvas.waiting)
+
+    # --- what must hold -----------------------------------------------------------------------
+
+    def read(self, sql: str, **values: Any) -> list[Any]:
+        """The rows of a query."""
+        with self.runtime.parts.database.reading() as connection:
+            return list(connection.execute(text(sql), values).all())
+
+    def handle(self, session_id: str) -> SessionHandle:
+        """A session, as an operator sees it."""
+        return SessionHandle(self.runtime.parts, session_id)
+
+    def _note_finished(self) -> None:
+        """Take note of each step that has succeeded; what was noted before must still be so."""
+        rows = self.read("SELECT id, fence, head, finished_at FROM step WHERE status = 'succeeded'")
+        found = {row.id: Finished(row.id, row.fence, row.head, row.finished_at) for row in rows}
+        changed = [each for each in self._finished.values() if found.get(each.id) != each]
+        assert changed == [], "a step that had been completed ran again"
+        self._finished = found
+
+    def check(self) -> None:
+        """Hold all that must be true of every session after any crash."""
+        self._note_finished()
+        for row in self.read("SELECT id FROM session ORDER BY id"):
+            found = self.runtime.verify(row.id, principal=None)
+            assert found.verified, (row.id, found.problem)
+            numbers = [each.get("sequence") for each in self.handle(row.id).continuations()]
+            assert numbers == list(range(len(numbers))), (row.id, numbers)
+
+
+def once_effects(deployment: Deployment, effects: Counter[str]) -> None:
+    """Each ``once`` call took effect at most once, and where it is not known it was asked about.
+
+    Args:
+        deployment: Where the calls were made.
+        effects: How often the effect of each idempotency key, hence of each step, took place.
+    """
+    assert {key: n for key, n in effects.items() if n > 1} == {}
+    rows = deployment.read("SELECT id, status FROM step WHERE tool_name IN ('ledger:pay', 'ledger:guarded')")
+    asked = {row.step_id for row in deployment.read("SELECT step_id FROM approval WHERE kind = 'in_doubt'")}
+    for row in rows:
+        if row.status == "succeeded":
+            assert effects[row.id] == 1, f"{row.id} is said to have happened"
+        elif effects[row.id]:
+            assert row.id in asked or row.status == "cancelled", f"{row.id} happened, and nobody was asked"
