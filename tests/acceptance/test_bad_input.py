@@ -200,7 +200,7 @@ def test_a_once_tool_that_is_cut_off_is_in_doubt_until_a_person_answers(
     assert flow.wait(until={"waiting_approval"}, timeout=150)
     (question,) = deployment.runtime.approvals(flow.session_id)
     assert (question.kind, question.tool_name) == ("in_doubt", tool)
-    assert "Check the target; to run it again may do it twice" in question.message
+    assert "check the target; to run it again may do it twice" in question.message
     assert results(flow, tool) == ["in_doubt"]
     answer(deployment, question, approved=again)
     if again:  # it is cut off again, so it is in doubt again: a new question

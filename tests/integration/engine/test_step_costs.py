@@ -18,36 +18,36 @@ from tests.harness.sessions import call, context, turn_input, workflow
 
 # --- the table ------------------------------------------------------------------------------------
 
-# Statements without BEGIN and COMMIT, commits, round trips to Redis of our own, pings of the pool.
+# Statements without BEGIN and COMMIT, commits, round trips to Redis of our own; no pings of the pool.
 STEPS = {
     #                                   PostgreSQL            SQLite
-    "a node's first turn":              (Counts(4, 2, 2, 4), Counts(9, 2, 2)),
-    "a turn":                           (Counts(4, 2, 2, 4), Counts(8, 2, 2)),
-    "a node's last turn":               (Counts(4, 2, 2, 4), Counts(10, 2, 2)),
-    "a node's only turn":               (Counts(4, 2, 2, 4), Counts(11, 2, 2)),
-    "a turn that six nodes follow":     (Counts(4, 2, 2, 4), Counts(13, 2, 2)),
-    "a turn that asks for two calls":   (Counts(4, 2, 2, 4), Counts(8, 2, 2)),
-    "a turn that asks for four calls":  (Counts(4, 2, 2, 4), Counts(8, 2, 2)),
-    "a sole call":                      (Counts(3, 2, 2, 3), Counts(7, 2, 2)),
-    "a sole call with a large output":  (Counts(3, 2, 2, 3), Counts(8, 2, 2)),
-    "one of several calls":             (Counts(3, 2, 2, 3), Counts(6, 2, 2)),
-    "a denied call":                    (Counts(2, 1, 1, 2), Counts(5, 1, 1)),
-    "a call that parks":                (Counts(2, 1, 1, 2), Counts(6, 1, 1)),
-    "a granted call":                   (Counts(3, 2, 2, 3), Counts(8, 2, 2)),
-    "a host's first call":              (Counts(4, 2, 2, 3), Counts(8, 2, 2)),
-    "a host's later call":              (Counts(3, 2, 2, 3), Counts(6, 2, 2)),
+    "a node's first turn":              (Counts(4, 2, 2), Counts(9, 2, 2)),
+    "a turn":                           (Counts(4, 2, 2), Counts(8, 2, 2)),
+    "a node's last turn":               (Counts(4, 2, 2), Counts(10, 2, 2)),
+    "a node's only turn":               (Counts(4, 2, 2), Counts(11, 2, 2)),
+    "a turn that six nodes follow":     (Counts(4, 2, 2), Counts(13, 2, 2)),
+    "a turn that asks for two calls":   (Counts(4, 2, 2), Counts(8, 2, 2)),
+    "a turn that asks for four calls":  (Counts(4, 2, 2), Counts(8, 2, 2)),
+    "a sole call":                      (Counts(3, 2, 2), Counts(7, 2, 2)),
+    "a sole call with a large output":  (Counts(3, 2, 2), Counts(8, 2, 2)),
+    "one of several calls":             (Counts(3, 2, 2), Counts(6, 2, 2)),
+    "a denied call":                    (Counts(2, 1, 1), Counts(5, 1, 1)),
+    "a call that parks":                (Counts(2, 1, 1), Counts(6, 1, 1)),
+    "a granted call":                   (Counts(3, 2, 2), Counts(8, 2, 2)),
+    "a host's first call":              (Counts(4, 2, 2), Counts(8, 2, 2)),
+    "a host's later call":              (Counts(3, 2, 2), Counts(6, 2, 2)),
 }  # fmt: skip
 
 ADVANCES = {
     #                                   PostgreSQL            SQLite
-    "to one node":                      (Counts(5, 1, 0, 1), Counts(5, 1, 0)),
-    "to two nodes":                     (Counts(5, 1, 0, 1), Counts(5, 1, 0)),
-    "to six nodes":                     (Counts(5, 1, 0, 1), Counts(5, 1, 0)),
-    "to a join of three nodes":         (Counts(5, 1, 0, 1), Counts(5, 1, 0)),
-    "to the turn after several calls":  (Counts(4, 1, 0, 1), Counts(4, 1, 0)),
-    "of a session that waits":          (Counts(5, 1, 0, 1), Counts(5, 1, 0)),
-    "that settles a session":           (Counts(10, 1, 0, 1), Counts(12, 1, 0)),
-    "of a session that has ended":      (Counts(1, 1, 0, 1), Counts(1, 1, 0)),
+    "to one node":                      (Counts(5, 1, 0), Counts(5, 1, 0)),
+    "to two nodes":                     (Counts(5, 1, 0), Counts(5, 1, 0)),
+    "to six nodes":                     (Counts(5, 1, 0), Counts(5, 1, 0)),
+    "to a join of three nodes":         (Counts(5, 1, 0), Counts(5, 1, 0)),
+    "to the turn after several calls":  (Counts(4, 1, 0), Counts(4, 1, 0)),
+    "of a session that waits":          (Counts(5, 1, 0), Counts(5, 1, 0)),
+    "that settles a session":           (Counts(10, 1, 0), Counts(12, 1, 0)),
+    "of a session that has ended":      (Counts(1, 1, 0), Counts(1, 1, 0)),
 }  # fmt: skip
 
 DIALECTS = ("postgresql", "sqlite")
