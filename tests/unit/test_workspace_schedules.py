@@ -10,15 +10,18 @@ from runtime.errors import ConfigurationError
 from runtime.workspace import load_workspace
 
 GOOD = {"id": "weekly", "cron": "0 9 * * MON", "file": "weekly.yaml"}
-NODE = {"id": "only", "execute_turn_input": {"messages": [{"role": "user", "content": "Report."}]}}
+NODE = {
+    "id": "only",
+    "execute_turn_input": {"model_profile": "ops", "messages": [{"role": "user", "content": "Report."}]},
+}
 
 
 @pytest.fixture
 def load(tmp_path):
     """Loads a workspace file with one schedule, beside the file that it names."""
 
-    def write_and_load(file=None, lanes=(), **values):
-        content = {"nodes": [NODE]} if file is None else file
+    def write_and_load(flow=None, lanes=(), **values):
+        content = {"nodes": [NODE]} if flow is None else flow
         (tmp_path / "weekly.yaml").write_text(
             content if isinstance(content, str) else yaml.safe_dump(content)
         )
@@ -75,7 +78,7 @@ def test_a_wrong_value_is_an_error_at_its_place_with_a_fix(load, change, key, sa
 
 
 @pytest.mark.parametrize(
-    ("file", "says"),
+    ("flow", "says"),
     [
         ("nodes: [", "weekly.yaml"),
         ({}, "nodes: is missing"),
@@ -89,13 +92,13 @@ def test_a_wrong_value_is_an_error_at_its_place_with_a_fix(load, change, key, sa
         ({"nodes": [NODE], "lane_id": "night"}, "names the lane 'night', which does not exist"),
     ],
 )
-def test_a_file_that_could_not_start_is_an_error_of_the_workspace_file(load, file, says):
+def test_a_file_that_could_not_start_is_an_error_of_the_workspace_file(load, flow, says):
     with pytest.raises(ConfigurationError) as caught:
-        load(file=file, **GOOD)
+        load(flow=flow, **GOOD)
     assert str(caught.value).startswith("workspace.yaml:6: agent_runtime.schedules[0].file: 'weekly.yaml'")
     assert says in str(caught.value)
     assert len(str(caught.value).splitlines()) == 1
 
 
 def test_a_session_id_in_the_file_does_no_harm(load):
-    assert load(file={"session_id": "mine", "nodes": [NODE]}, **GOOD).schedules
+    assert load(flow={"session_id": "mine", "nodes": [NODE]}, **GOOD).schedules

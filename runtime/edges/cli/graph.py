@@ -52,6 +52,26 @@ def draw(nodes: Sequence[StoredNode]) -> RenderableType:
     return table
 
 
+def mermaid(nodes: Sequence[StoredNode]) -> str:
+    """The graph as a Mermaid flowchart (mermaid.js.org), for documents and issues.
+
+    Boxes are named by number, since ids may hold what Mermaid reads as its own.
+    """
+    names = {node.id: f"n{number}" for number, node in enumerate(nodes)}
+    lines = ["flowchart TD"]
+    for node in nodes:
+        label = f"{printable(node.id)}<br/>{node.status.value}".replace('"', "#quot;")
+        lines.append(f'    {names[node.id]}["{label}"]:::{node.status.value}')
+    lines += [
+        f"    {names[needed]} --> {names[node.id]}"
+        for node in nodes
+        for needed in node.depends_on
+        if needed in names
+    ]
+    lines += [f"    classDef {status} stroke:{colour}" for status, colour in COLOURS.items()]
+    return "\n".join(lines)
+
+
 def _signed(nodes: Sequence[StoredNode]) -> Iterator[tuple[str, StoredNode]]:
     for layer in layers(nodes):
         for index, node in enumerate(layer):

@@ -66,7 +66,13 @@ def list_(
 
 
 @group.command()
-def show(session_id: options.SessionId, as_json: options.Json = False) -> None:
+def show(
+    session_id: options.SessionId,
+    as_json: options.Json = False,
+    as_mermaid: Annotated[
+        bool, typer.Option("--mermaid", help="Print the graph as a Mermaid flowchart, and nothing else.")
+    ] = False,
+) -> None:
     """Show a session: its graph, why it moved of late, and what it waits for."""
     from runtime.edges.cli.approvals import approval_json
     from runtime.edges.cli.console import write_json
@@ -80,6 +86,14 @@ def show(session_id: options.SessionId, as_json: options.Json = False) -> None:
         nodes = read_nodes(database, session_id)
         moves = last_continuations(database, session_id)
         pending = list_approvals(database, session_id=session_id)
+    if as_mermaid:
+        from runtime.edges.cli.graph import mermaid
+
+        if as_json:
+            write_json({"session_id": session_id, "mermaid": mermaid(nodes)})
+        else:
+            typer.echo(mermaid(nodes))
+        return
     if as_json:
         document = {
             **session_json(session, status),

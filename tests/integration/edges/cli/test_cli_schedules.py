@@ -11,7 +11,7 @@ from runtime.store.clock import Clock
 
 SCHEDULES = """
   schedules:
-    - {id: hourly, cron: "0 * * * *", file: flow.yaml, jitter: 10m, principal: ops}
+    - {id: hourly, cron: "0 * * * *", file: flow.yaml, jitter: 10m, catch_up: 1h}
     - {id: nightly, cron: "30 2 * * *", timezone: Europe/Berlin, file: flow.yaml, overlap: queue}
 """
 FLOW = """

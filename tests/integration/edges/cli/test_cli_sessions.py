@@ -45,6 +45,19 @@ def test_show_draws_the_graph_in_layers(console, home, flow):
     assert any("join" in line and "left, right" in line for line in drawn)
 
 
+def test_show_prints_the_graph_as_mermaid(console, home, flow):
+    said = console("sessions", "show", "../flow", "--mermaid", cwd=home)
+    lines = said.out.splitlines()
+    assert (said.code, lines[0]) == (0, "flowchart TD")
+    assert [line.split('"')[1].split("<br/>")[0] for line in lines if '["' in line] == NODES
+    assert sorted(line.strip() for line in lines if "-->" in line) == [
+        "n0 --> n1",
+        "n0 --> n2",
+        "n1 --> n3",
+        "n2 --> n3",
+    ]
+
+
 def test_show_tells_which_approvals_are_waited_for(console, home, ask):
     request_id = ask("waiting")
     document = console("sessions", "show", "waiting", "--json", cwd=home).json
