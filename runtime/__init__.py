@@ -17,7 +17,15 @@ if TYPE_CHECKING:
         create_host_context_messages,
         create_tool_result_message,
     )
-    from runtime.core.model import ExecutionContext, ToolOutput, Workflow, WorkflowNode
+    from runtime.core.model import (
+        ExecutionContext,
+        ForEach,
+        RetryPolicy,
+        ToolOutput,
+        When,
+        Workflow,
+        WorkflowNode,
+    )
     from runtime.errors import AgentRuntimeError, ToolError
     from runtime.orchestration import (
         arun_governed_agent_loop,
@@ -40,7 +48,10 @@ _HOMES = {
     "create_host_context_messages": "runtime.core.messages",
     "create_tool_result_message": "runtime.core.messages",
     "ExecutionContext": "runtime.core.model",
+    "ForEach": "runtime.core.model",
+    "RetryPolicy": "runtime.core.model",
     "ToolOutput": "runtime.core.model",
+    "When": "runtime.core.model",
     "Workflow": "runtime.core.model",
     "WorkflowNode": "runtime.core.model",
     "AgentRuntimeError": "runtime.errors",
@@ -62,10 +73,13 @@ __all__ = [
     "AgentRuntime",
     "AgentRuntimeError",
     "ExecutionContext",
+    "ForEach",
     "Reconciliation",
+    "RetryPolicy",
     "ToolContext",
     "ToolError",
     "ToolOutput",
+    "When",
     "Workflow",
     "WorkflowNode",
     "arun_governed_agent_loop",

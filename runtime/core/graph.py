@@ -137,7 +137,7 @@ def wake_time(node_id: str, text: str) -> int:
         InvalidInput: If it is not an instant with a zone.
     """
     try:
-        parsed = datetime.fromisoformat(text)
+        parsed = datetime.fromisoformat(text.upper())  # RFC 3339 lets T and Z be small
     except ValueError:
         parsed = None
     if parsed is None or parsed.tzinfo is None:

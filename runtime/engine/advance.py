@@ -14,7 +14,7 @@ from typing import Any
 
 from runtime.core.lifecycle import NODE_ENDED
 from runtime.core.model import NodeStatus, StepKind
-from runtime.engine.cancelling import cancel_waiting
+from runtime.engine.cancelling import cancel_waiting, look_again
 from runtime.engine.frontier import promote_dependants
 from runtime.engine.promotion import Promotion, named
 from runtime.engine.settle import settle
@@ -43,10 +43,10 @@ def advance(database: Database, session_id: str) -> list[Hint]:
         promote_dependants(work, {row.node_uid for row in ended if row.node_status in NODE_ENDED})
         work.propagated(row.id for row in ended)
         work.write()
-        hints = work.hints
-        if not hints:
-            settle(work)
-    return hints
+        ended_now = not work.hints and settle(work)
+        if session.cancelled_at is not None and not ended_now:
+            look_again(connection, session_id, session.now)
+    return work.hints
 
 
 def _unpropagated(work: Promotion) -> Sequence[Any]:

@@ -6,6 +6,7 @@ from sqlalchemy import Connection, text
 
 from runtime.core.lifecycle import StepEvent, steps_that_accept
 from runtime.core.model import StepStatus
+from runtime.engine.publishing import REPUBLISH_MS
 
 _CANCELLABLE = ", ".join(
     f"'{status}'" for status in steps_that_accept(StepEvent.CANCEL) if status is not StepStatus.RUNNING
@@ -41,3 +42,20 @@ def cancel_waiting(connection: Connection, session_id: str, now: int) -> list[st
         {"id": session_id},
     )
     return [row.id for row in requests]
+
+
+def look_again(connection: Connection, session_id: str, now: int) -> None:
+    """Leave something for the sweep in a cancelled session that cannot end yet.
+
+    A record that commits beside the cancellation may see nothing of it, and then asks for no advance, since
+    it believes that what depends on its node goes on. That has been cancelled: so there is a step to leave.
+    """
+    connection.execute(
+        text(
+            "UPDATE step SET propagated = :no, finished_at = COALESCE(finished_at, CAST(:now AS BIGINT)), "
+            "publish_at = CASE WHEN publish_at > CAST(:now AS BIGINT) THEN publish_at "
+            "ELSE CAST(:later AS BIGINT) END "
+            "WHERE id = (SELECT min(id) FROM step WHERE session_id = :id AND status = 'cancelled')"
+        ),
+        {"id": session_id, "no": False, "now": now, "later": now + REPUBLISH_MS},
+    )

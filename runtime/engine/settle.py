@@ -31,14 +31,18 @@ SELECT status, handled, count(*) AS nodes FROM node WHERE session_id = :id AND m
 """
 
 
-def settle(work: Promotion) -> None:
-    """End the session if nothing of it can move or is running; number its continuations."""
+def settle(work: Promotion) -> bool:
+    """End the session if nothing of it can move or is running; number its continuations.
+
+    Returns:
+        Whether it has ended.
+    """
     found = work.rows(_OPEN, id=work.session.id)[0]
     if found.unpropagated:
-        return  # a record committed since this advance looked; its own advance goes on from there
+        return False  # a record committed since this advance looked; its own advance goes on from there
     if found.moving or not found.any_node:
         _number(work)
-        return
+        return False
     rows = work.rows(_COUNTS, id=work.session.id)
     statuses = {row.status for row in rows}
     assert statuses <= {*NODE_ENDED, NodeStatus.PENDING}
@@ -52,6 +56,7 @@ def settle(work: Promotion) -> None:
         _end(work, SessionStatus.ERROR, _STALLED)
     else:
         _end(work, SessionStatus.COMPLETED)
+    return True
 
 
 _STALLED = {

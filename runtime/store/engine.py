@@ -59,7 +59,7 @@ class Database:
             StoreUnavailable: If the database cannot be reached.
         """
         with self._guarded(), self._own().connect() as connection:
-            yield connection.execution_options(isolation_level="AUTOCOMMIT")
+            yield connection
 
     @contextmanager
     def writing(self, transition: Transition = Transition.OTHER) -> Iterator[Connection]:
@@ -84,8 +84,9 @@ class Database:
                 self.crash.reach(before)
                 connection.exec_driver_sql("COMMIT")
             else:
-                with connection.begin():
-                    yield connection
+                transactional = connection.execution_options(isolation_level="READ COMMITTED")
+                with transactional.begin():
+                    yield transactional
                     self.crash.reach(before)
         self.crash.reach(after)
 
@@ -136,7 +137,15 @@ def _parse(url: str) -> URL:
 
 def _create(url: URL, pool_size: int) -> Engine:
     if url.get_backend_name() != "sqlite":
-        engine = create_engine(url, pool_size=pool_size, max_overflow=pool_size, pool_use_lifo=True)
+        # Most work is one statement that commits by itself; `writing` asks for a transaction.
+        engine = create_engine(
+            url,
+            pool_size=pool_size,
+            max_overflow=pool_size,
+            pool_use_lifo=True,
+            isolation_level="AUTOCOMMIT",
+            skip_autocommit_rollback=True,
+        )
         _ping_after_idling(engine)
         return engine
     if not url.database or url.database == ":memory:":

@@ -116,3 +116,28 @@ def test_resuming_a_quarantined_call_leaves_the_turn_after_it_pending(runtime, w
     workers.drain()
     assert flow.status() == "completed"
     assert runtime.verify("s-1").verified
+
+
+def test_a_session_cancelled_right_before_a_record_that_lets_others_follow_still_ends(
+    runtime, workers, monkeypatch
+):
+    flow = start_governed_agent_workflow(
+        runtime=runtime, workflow=workflow("s-1", a=(["/say A."], ()), b=(["/say B."], ("a",))), ctx=context()
+    )
+    left = ["record.begin"]
+
+    def cancel(point):
+        if point in left:
+            left.remove(point)
+            flow.cancel()
+            runtime.executor().advance("s-1")  # it finds the node still running
+
+    with monkeypatch.context() as patch:
+        patch.setattr(runtime.parts.database.crash, "reach", cancel)
+        workers.next()
+    workers.drain()
+    assert not left
+    sweep_and_drain(runtime, workers)
+    assert flow.status() == "cancelled"
+    assert {node.id: str(node.status) for node in flow.nodes()} == {"a": "completed", "b": "cancelled"}
+    assert runtime.verify("s-1").verified
