@@ -135,8 +135,8 @@ def test_a_session_cancelled_right_before_a_record_that_lets_others_follow_still
     with monkeypatch.context() as patch:
         patch.setattr(runtime.parts.database.crash, "reach", cancel)
         workers.next()
-    workers.drain()
     assert not left
+    workers.inbox.hints.clear()  # all messages were lost
     sweep_and_drain(runtime, workers)
     assert flow.status() == "cancelled"
     assert {node.id: str(node.status) for node in flow.nodes()} == {"a": "completed", "b": "cancelled"}
