@@ -84,9 +84,8 @@ class Database:
                 self.crash.reach(before)
                 connection.exec_driver_sql("COMMIT")
             else:
-                transactional = connection.execution_options(isolation_level="READ COMMITTED")
-                with transactional.begin():
-                    yield transactional
+                with self._transactional(connection).begin():
+                    yield connection
                     self.crash.reach(before)
         self.crash.reach(after)
 
@@ -98,7 +97,13 @@ class Database:
             StoreUnavailable: If the database cannot be reached.
         """
         with self._guarded(), self._own().connect() as connection:
-            yield connection
+            yield self._transactional(connection)
+
+    def _transactional(self, connection: Connection) -> Connection:
+        """A connection on which a transaction can be begun; SQLite's is begun by hand."""
+        if self.dialect == "sqlite":
+            return connection
+        return connection.execution_options(isolation_level="READ COMMITTED")
 
     @contextmanager
     def _guarded(self) -> Iterator[None]:
