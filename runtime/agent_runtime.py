@@ -218,6 +218,8 @@ class AgentRuntime:
             InvalidInput: On a bad id, graph or turn input.
             SessionConflict: If the session exists with another definition or principal.
         """
+        if definition.ctx.lane_id is not None:
+            self.workspace.lane(definition.ctx.lane_id)
         limit = self.workspace.limits.max_turns_per_session
         self._publish(start_session(self.parts.database, definition, max_turns_limit=limit))
 

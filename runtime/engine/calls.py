@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
+from typing import Any
 
 from runtime.core.chain import Chain
 from runtime.core.model import ExecutionContext
@@ -45,6 +47,12 @@ def new_chain(step: LoadedStep, ctx: ExecutionContext, workspace_hash: str) -> C
     return Chain(step.id, step.fence + 1, step.chain_cites, common=common)
 
 
+def catalog_names(turn_input: Mapping[str, Any]) -> frozenset[str] | None:
+    """The tools that a turn was given; ``None`` if it was given no list and gets the governed one."""
+    catalog = turn_input.get("tool_catalog")
+    return None if catalog is None else frozenset(tool["name"].strip() for tool in catalog)
+
+
 def call_of(step: LoadedStep, ctx: ExecutionContext, prepared: PreparedTurn | None = None) -> Call:
     """The call that the kernel decides for a step."""
     grant = None
@@ -71,5 +79,6 @@ def call_of(step: LoadedStep, ctx: ExecutionContext, prepared: PreparedTurn | No
         now=step.now,
         grant=grant,
         deadline_at=step.deadline_at,
+        catalog=None if step.is_turn else catalog_names(json.loads(step.definition).get("turn", {})),
         network=prepared.network if prepared else (),
     )

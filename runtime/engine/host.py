@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import logging
 import time
-from dataclasses import dataclass
+from collections.abc import Collection
+from dataclasses import dataclass, replace
 from typing import Any
 
 from sqlalchemy.exc import SQLAlchemyError
@@ -54,8 +55,22 @@ class _Started:
         return Recording(step, self.chain, parts.database.now_sql, self.call.now, held=True)
 
 
-def execute(parts: Parts, name: str, value: Any, ctx: ExecutionContext) -> ToolOutput:
+def execute(
+    parts: Parts,
+    name: str,
+    value: Any,
+    ctx: ExecutionContext,
+    *,
+    catalog: Collection[str] | None = None,
+) -> ToolOutput:
     """Make one governed call in this process.
+
+    Args:
+        parts: The parts of this process.
+        name: The tool.
+        value: Its input.
+        ctx: On whose behalf, and what narrows it.
+        catalog: Names that the turn which asks for the call was given; ``None`` narrows nothing.
 
     Returns:
         The output; denials, parked approvals and failures are outputs too. Its metadata says under
@@ -75,7 +90,7 @@ def execute(parts: Parts, name: str, value: Any, ctx: ExecutionContext) -> ToolO
     except SpecTampered as error:
         note_tampering(parts, error, session_id=ctx.session_id)
         return ToolOutput.failed(ErrorCode.SPEC_TAMPERED, str(error), error.details)
-    started = _start(parts, name, value, ctx)
+    started = _start(parts, name, value, ctx, catalog)
     verdict = started.verdict
     if verdict.kind is VerdictKind.PARK:
         assert verdict.output is not None
@@ -92,13 +107,15 @@ def check_id(field: str, value: str) -> None:
         raise InvalidInput(f"{field} {value[:40]!r} cannot be used; give 1-200 printable characters")
 
 
-def _start(parts: Parts, name: str, value: Any, ctx: ExecutionContext) -> _Started:
+def _start(
+    parts: Parts, name: str, value: Any, ctx: ExecutionContext, catalog: Collection[str] | None
+) -> _Started:
     """Decide the call and commit its start; decide anew while others change what it rests on."""
     for _ in range(STARTS):
         call = load_call(parts, name, ctx)
         counters = (call.turn_index, call.tool_calls)
         prepared = prepare_host_turn(parts, value, ctx, counters) if name == TURN_TOOL else None
-        asked = decidable(call, value, prepared)
+        asked = replace(decidable(call, value, prepared), catalog=catalog)
         verdict = parts.host.decide(asked)
         since = time.monotonic()
         chain = start_call(parts, call, verdict)

@@ -9,6 +9,7 @@ from typing import Any
 from runtime.core.messages import create_tool_result_message
 from runtime.core.model import TURN_TOOL, ExecutionContext, ToolFailure, ToolOutput
 from runtime.engine import host
+from runtime.engine.calls import catalog_names
 from runtime.engine.parts import Parts
 from runtime.engine.record import call_id
 from runtime.errors import ErrorCode
@@ -109,6 +110,7 @@ class _Loop:
                     "tool_call_id": name,
                 }
             ),
+            catalog=catalog_names(self.input),
         )
         entry |= {"tool_call_id": name, "tool_success": output.success}
         if output.error is not None and output.error.code == ErrorCode.APPROVAL_REQUIRED:

@@ -63,9 +63,10 @@ def prepare_host_turn(
         if failure is not None:
             return PreparedTurn(value, None, None, failure)
         profile = _profile(parts, turn)
+        request = _request(parts.host, turn, ctx)
     except AgentRuntimeError as error:
         return PreparedTurn(value, None, None, _failure(error))
-    return PreparedTurn(value, _request(parts.host, turn, ctx), profile)
+    return PreparedTurn(value, request, profile)
 
 
 def prepare_node_turn(
@@ -102,9 +103,9 @@ def prepare_node_turn(
         if failure is not None:
             return PreparedTurn(manifest, None, None, failure)
         profile = _profile(parts, turn)
+        request = _request(parts.host, turn, ctx)
     except AgentRuntimeError as error:
         return PreparedTurn(manifest, None, None, _failure(error))
-    request = _request(parts.host, turn, ctx)
     messages = tuple(read_message(text) for text in transcript)
     return PreparedTurn(
         manifest, ProviderRequest(messages, request.tools, request.intents, request.stream), profile

@@ -107,6 +107,14 @@ class ToolHost:
                 "what is loaded",
                 denied=True,
             )
+        if call.catalog is not None and tool is not None and call.tool_name not in call.catalog:
+            return _refuse(
+                content,
+                tool.effect,
+                ErrorCode.TOOL_NOT_FOUND,
+                f"tool {call.tool_name!r} is not in the turn's tool_catalog; use one of those, or answer",
+                denied=True,
+            )
         required = tool.scopes if tool else _turn_scopes(call.network)
         try:
             scopes = self._grant(call.ctx, tool, required)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 from typing import Any
@@ -51,6 +51,7 @@ class Call:
         grant: An answered approval.
         now: Database milliseconds at which the call was loaded.
         deadline_at: Milliseconds at which the call's node may start nothing more; ``None`` for never.
+        catalog: Names that the turn which asks for the call was given; ``None`` narrows nothing.
         network: Addresses a turn needs (``host:port``); they are granted to turns alone.
     """
 
@@ -67,6 +68,7 @@ class Call:
     now: int
     grant: Grant | None = None
     deadline_at: int | None = None
+    catalog: Collection[str] | None = None
     network: tuple[str, ...] = ()
 
 
