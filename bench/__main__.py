@@ -13,7 +13,16 @@ from typing import Any
 
 import psutil  # type: ignore[import-untyped]
 
-from bench import idle_memory, native_chords, step_costs, step_to_step, steps_per_second
+from bench import (
+    graphs,
+    idle_memory,
+    long_session,
+    parked,
+    step_costs,
+    step_to_step,
+    steps_per_second,
+    wakeups,
+)
 from bench.figure import BenchFailed, Figure, Line
 from bench.lab import Lab
 
@@ -23,7 +32,10 @@ FIGURES: tuple[Figure, ...] = (
     step_costs.FIGURE,
     steps_per_second.FIGURE,
     step_to_step.FIGURE,
-    native_chords.FIGURE,
+    graphs.FIGURE,
+    parked.FIGURE,
+    wakeups.FIGURE,
+    long_session.FIGURE,
 )
 
 
@@ -60,7 +72,7 @@ def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="python -m bench", description=sys.modules["bench"].__doc__)
     known = "; ".join(f"{figure.name}: {figure.title}" for figure in FIGURES)
     parser.add_argument("figures", nargs="*", metavar="FIGURE", help=f"which ones; default: all. {known}")
-    parser.add_argument("--quick", action="store_true", help="a small run, in less than a minute")
+    parser.add_argument("--quick", action="store_true", help="a small run, about two minutes")
     parser.add_argument("--json", action="store_true", help="print JSON")
     return parser
 

@@ -1,7 +1,8 @@
 """The Celery application of the benchmarks: the product's tasks with a stub model, and the floors beside.
 
 Floors and product run in the same worker processes, with the same settings and on the same queues. The file
-that ``BENCH_TRACE`` names gets a line for each task that a worker begins.
+that ``BENCH_TRACE`` names gets a line for each task that a worker begins, and for each one that the sweep
+publishes.
 """
 
 from __future__ import annotations
@@ -10,12 +11,12 @@ import os
 import time
 from typing import Any
 
-from celery import Celery, signals
+from celery import Celery, current_task, signals
 
 from beat_schedule import beat_schedule
 from bench.floors import add_floors
 from bench.stub import stub_provider
-from runtime.live.celery_settings import celery_settings
+from runtime.live.celery_settings import SWEEP_TASK, celery_settings
 from runtime.settings import Settings
 from tasks.registration import add_tasks
 
@@ -24,7 +25,6 @@ def make_app(redis_url: str) -> Celery:
     """Make the application for one Valkey server."""
     made = Celery("bench", set_as_current=False)
     made.conf.update(celery_settings(redis_url))
-    made.conf.update(result_backend=redis_url)  # native chords count there
     made.conf.beat_schedule = beat_schedule()
     add_tasks(made, provider=stub_provider())
     add_floors(made)
@@ -39,7 +39,14 @@ def _trace_tasks(path: str) -> None:
         run = kwargs.get("session_id") or kwargs.get("run")
         os.write(file, f"{time.monotonic_ns()} {task.name} {run}\n".encode())
 
+    def published(body: Any = None, **_: Any) -> None:
+        if current_task and current_task.name == SWEEP_TASK:
+            ids = body[1]
+            place = f"{ids['session_id']}/{ids.get('node_id')}"
+            os.write(file, f"{time.time_ns()} published {place}\n".encode())  # due times are on this clock
+
     signals.task_prerun.connect(begun, weak=False)
+    signals.after_task_publish.connect(published, weak=False)
 
 
 def _app() -> Celery:

@@ -1,4 +1,4 @@
-"""The tool of the measured sessions: governed as any other, and it does nothing."""
+"""The tools of the measured sessions: governed as any other, and they do nothing."""
 
 from __future__ import annotations
 
@@ -16,4 +16,10 @@ class Nothing(BaseModel):
 @tool("bench:noop")
 def noop(input: Nothing, ctx: ToolContext) -> dict[str, int]:
     """Do nothing."""
+    return {"n": input.n}
+
+
+@tool("bench:guarded")
+def guarded(input: Nothing, ctx: ToolContext) -> dict[str, int]:
+    """Do nothing, once a person has agreed."""
     return {"n": input.n}

@@ -11,7 +11,7 @@ import tempfile
 import threading
 import time
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from dataclasses import replace
 from functools import cached_property
@@ -19,6 +19,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
+import psutil  # type: ignore[import-untyped]
 import psycopg
 import redis
 from celery import Celery
@@ -29,6 +30,7 @@ from bench.stub import stub_provider
 from runtime.agent_runtime import AgentRuntime
 from runtime.edges.embedded import EmbeddedValkey, running_stack, stack_commands
 from runtime.edges.supervisor import Command
+from runtime.live.celery_settings import SWEEP_TASK
 from runtime.live.publisher import producer_app
 from runtime.settings import Settings
 from runtime.store.engine import Database
@@ -135,6 +137,12 @@ class Lab:
         """Where workers write a line for each task that they begin."""
         return self.folder / "trace.txt"
 
+    def traced(self) -> Iterator[tuple[int, str, str]]:
+        """What the trace says: nanoseconds, task, and the session or run."""
+        for line in self.trace.read_text().splitlines():
+            at, task, of = line.split(" ", 2)
+            yield int(at), task, of
+
     def start_workers(self) -> None:
         """Start the workers and the beat of the dev stack with the bench's application, once."""
         _ = self._workers
@@ -151,6 +159,20 @@ class Lab:
         commands = tuple(map(_with_our_app, stack_commands(self.settings, extra=extra)))
         self._stack.enter_context(running_stack(commands, self._hear))
         return commands
+
+    @property
+    def worker_processes(self) -> list[psutil.Process]:
+        """The workers' processes: parents, children, and those in which tools run."""
+        children = psutil.Process().children(recursive=True)
+        parents = [process for process in children if "worker" in process.cmdline()]
+        return list({each: None for parent in parents for each in (parent, *parent.children(recursive=True))})
+
+    def held_tasks(self) -> int:
+        """How many tasks workers run, hold or keep for later, the sweep's own apart."""
+        asked = self.producer.control.inspect(timeout=2)
+        answers = [asked.active(), asked.reserved(), asked.scheduled()]
+        held = [task for answer in answers for tasks in (answer or {}).values() for task in tasks]
+        return sum(SWEEP_TASK not in str(task) for task in held)
 
     def _hear(self, name: str, line: str) -> None:
         # The last lines say why a run did not come to its end.

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from itertools import pairwise
+from typing import Any
 
 from bench.figure import BenchFailed
 from bench.lab import Lab
@@ -20,15 +21,22 @@ def steps_of(calls: int) -> int:
     return 2 * calls + 1
 
 
-def start_session(lab: Lab, session_id: str, calls: int) -> None:
+def turn_input(script: str) -> dict[str, Any]:
+    """What a session or a node starts with."""
+    return {"model_profile": "stub", "messages": [{"role": "user", "content": script}]}
+
+
+def context(session_id: str) -> ExecutionContext:
+    """The context of a measured session."""
+    return ExecutionContext(run_id="bench", task_id="bench", session_id=session_id)
+
+
+def start_session(lab: Lab, session_id: str, calls: int, *, tool: str = "noop", says: int = 0) -> None:
     """Start one linear session."""
     start_governed_agent_session(
         runtime=lab.runtime,
-        execute_turn_input={
-            "model_profile": "stub",
-            "messages": [{"role": "user", "content": prompt(calls)}],
-        },
-        ctx=ExecutionContext(run_id="bench", task_id="bench", session_id=session_id),
+        execute_turn_input=turn_input(prompt(calls, tool, says)),
+        ctx=context(session_id),
         max_turns=calls + 1,
     )
 
@@ -46,6 +54,15 @@ def run_sessions(lab: Lab, sessions: int, calls: int) -> tuple[str, float]:
     begun = time.time()
     for number in range(sessions):
         start_session(lab, f"{run}/{number}", calls)
+    return run, wait_completed(lab, run, sessions, sessions * steps_of(calls)) - begun
+
+
+def wait_completed(lab: Lab, run: str, sessions: int, steps: int) -> float:
+    """Wait until all sessions of a run ended; the instant of the last, in seconds since the epoch.
+
+    Raises:
+        BenchFailed: If a session did not complete, or a step ran otherwise than planned.
+    """
     ended = "SELECT count(*) FROM session WHERE id LIKE %s AND ended_status IS NOT NULL"
     lab.wait_until(f"sessions {run}", lambda: lab.rows(ended, f"{run}/%")[0][0] == sessions)
     ((last, completed),) = lab.rows(
@@ -53,14 +70,14 @@ def run_sessions(lab: Lab, sessions: int, calls: int) -> tuple[str, float]:
         "FROM session WHERE id LIKE %s",
         f"{run}/%",
     )
-    ((steps,),) = lab.rows(
+    ((good,),) = lab.rows(
         "SELECT count(*) FROM step WHERE session_id LIKE %s AND status = 'succeeded'", f"{run}/%"
     )
-    if (completed, steps) != (sessions, sessions * steps_of(calls)):
-        raise BenchFailed(f"{run}: {completed} of {sessions} sessions completed with {steps} good steps")
+    if (completed, good) != (sessions, steps):
+        raise BenchFailed(f"{run}: {completed} of {sessions} sessions completed with {good} good steps")
     if not lab.runtime.verify(f"{run}/0").verified:
         raise BenchFailed(f"{run}/0: the evidence does not verify")
-    return run, last / 1000 - begun
+    return float(last) / 1000
 
 
 def run_relays(lab: Lab, relays: int, steps: int, *, pg: bool) -> tuple[str, float]:
@@ -78,9 +95,8 @@ def run_relays(lab: Lab, relays: int, steps: int, *, pg: bool) -> tuple[str, flo
 def hops_ms(lab: Lab, run: str) -> list[float]:
     """The times from the beginning of one step to the beginning of the next, in milliseconds."""
     begun = []
-    for line in lab.trace.read_text().splitlines():
-        at, task, of = line.split(" ", 2)
+    for at, task, of in lab.traced():
         if task in STEP_TASKS and of in (run, f"{run}/0"):
-            begun.append(int(at))
+            begun.append(at)
     begun.sort()
     return [(after - before) / 1e6 for before, after in pairwise(begun)]

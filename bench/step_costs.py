@@ -21,7 +21,7 @@ from tests.harness.counting import Counts, counting
 CALLS = 3
 
 
-class _Kept:
+class Kept:
     """Publishes hints and keeps them, so that this process can do what a worker would."""
 
     def __init__(self, publisher: Publisher) -> None:
@@ -29,6 +29,7 @@ class _Kept:
         self.hints: list[Hint] = []
 
     def publish(self, hints: Sequence[Hint]) -> bool:
+        """Publish hints; return whether all were handed to the broker."""
         self.hints.extend(hints)
         return self._publisher.publish(hints)
 
@@ -37,7 +38,7 @@ def measure(lab: Lab, quick: bool) -> list[Line]:
     """Run one linear session and one host-driven call in this process, and count each step."""
     del quick  # it takes a moment
     parts = lab.runtime.parts
-    workers, parts.publisher = parts.publisher, _Kept(CeleryPublisher(lab.producer, "unattended-"))
+    workers, parts.publisher = parts.publisher, Kept(CeleryPublisher(lab.producer, "unattended-"))
     try:
         costs = _session(lab, parts.publisher) | _host_call(lab)
     finally:
@@ -45,7 +46,7 @@ def measure(lab: Lab, quick: bool) -> list[Line]:
     return [line for kind, cost in costs.items() for line in _lines(kind, cost)]
 
 
-def _session(lab: Lab, kept: _Kept) -> dict[str, Counts]:
+def _session(lab: Lab, kept: Kept) -> dict[str, Counts]:
     executor, database = lab.runtime.executor(), lab.runtime.parts.database
     # A first session opens the connections.
     for session_id in (lab.run_id("counted"), lab.run_id("counted")):

@@ -1,8 +1,9 @@
 """The model of the measured sessions: an HTTP transport that answers at once, without a network.
 
-A session's first message says how many tool calls it makes: ``calls=25``. The stub asks for one call a turn
-until so many results are in the history, then it ends. It looks at the request's bytes only, so that its
-own cost hardly grows with the history.
+A session's first message says how many tool calls it makes, of which tool, and how many characters the model
+says beside each: ``calls=25 tool=noop says=0``. The stub asks for one call a turn until so many results are
+in the history, then it ends. It looks at the request's bytes only, so that its own cost hardly grows with
+the history.
 """
 
 from __future__ import annotations
@@ -14,15 +15,15 @@ import httpx
 
 from runtime.providers.client import ProviderClient
 
-_CALLS = re.compile(rb"calls=(\d+)")
+_SCRIPT = re.compile(rb"calls=(\d+) tool=(\w+) says=(\d+)")
 _RESULT = b'"role":"tool"'
 _HEADERS = {"content-type": "application/json"}
 _USAGE = {"prompt_tokens": 10, "completion_tokens": 5, "total_tokens": 15}
 
 
-def prompt(calls: int) -> str:
-    """The first message of a session that makes so many tool calls, one a turn."""
-    return f"calls={calls}"
+def prompt(calls: int, tool: str = "noop", says: int = 0) -> str:
+    """The first message of a session that makes so many calls of a tool, one a turn."""
+    return f"calls={calls} tool={tool} says={says}"
 
 
 def stub_provider() -> ProviderClient:
@@ -31,9 +32,11 @@ def stub_provider() -> ProviderClient:
 
 
 def _answer(request: httpx.Request) -> httpx.Response:
-    found = _CALLS.search(request.content)
+    found = _SCRIPT.search(request.content)
     made = request.content.count(_RESULT)
-    message = _call(made) if found and made < int(found[1]) else {"role": "assistant", "content": "Done."}
+    message: dict[str, object] = {"role": "assistant", "content": "Done."}
+    if found and made < int(found[1]):
+        message = _call(made, found[2].decode(), int(found[3]))
     choice = {
         "index": 0,
         "message": message,
@@ -43,8 +46,8 @@ def _answer(request: httpx.Request) -> httpx.Response:
     return httpx.Response(200, headers=_HEADERS, content=json.dumps(body).encode())
 
 
-def _call(number: int) -> dict[str, object]:
+def _call(number: int, tool: str, says: int) -> dict[str, object]:
     # "bench:noop" as function names allow it.
-    function = {"name": "bench_noop", "arguments": json.dumps({"n": number, "agent_intent": "measuring"})}
+    function = {"name": f"bench_{tool}", "arguments": json.dumps({"n": number, "agent_intent": "measuring"})}
     call = {"id": f"call_{number}", "type": "function", "function": function}
-    return {"role": "assistant", "content": None, "tool_calls": [call]}
+    return {"role": "assistant", "content": "x" * says or None, "tool_calls": [call]}

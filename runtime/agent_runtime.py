@@ -169,9 +169,10 @@ class AgentRuntime:
             if it had not run.
 
         Raises:
-            InvalidInput: On a malformed context.
-            SessionConflict: If the session belongs to another principal or was cancelled, or too many calls
-                of the same run and task were made at once; then the call did not run.
+            InvalidInput: On a malformed context, or a name that cannot be used.
+            SessionConflict: If the session belongs to another principal, was cancelled, is paused or has
+                ended, or too many calls of the same run and task were made at once; then the call did not
+                run.
             StoreUnavailable: If evidence cannot be written; then the call did not run.
         """
         return host.execute(self.parts, name, input, as_context(ctx))
@@ -199,6 +200,7 @@ class AgentRuntime:
 
         Raises:
             ApprovalRefused: If the request is unknown, answered, expired or cancelled.
+            InvalidInput: If the answer does not say which request, whether, who, or how that is known.
         """
         return resolve(self.parts, Answer(request_id, approved, approved_by, established_by, reason))
 

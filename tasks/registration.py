@@ -113,6 +113,7 @@ def add_tasks(
         "store_errors_even_if_ignored": False,
         "serializer": "json",
         "shared": False,  # another application of this process may have another prefix
+        "Request": "tasks.requests:QueueTellingRequest",  # by name, since only workers need it
     }
     for name, body in (
         (TURN_TASK, turns.execute_turn),

@@ -14,7 +14,7 @@ from typing import Any
 
 from runtime.core.canonical import canonical_json
 from runtime.core.chain import Problem, Receipt, text_hash
-from runtime.core.model import StepStatus
+from runtime.core.model import NodeStatus, StepStatus
 from runtime.errors import AgentRuntimeError
 
 
@@ -49,6 +49,7 @@ class RecordedNode:
 
     uid: str
     node_id: str
+    status: str
     head: str | None
     result: str | None
     error: str | None
@@ -90,19 +91,38 @@ def _finish_problem(step: RecordedStep, body: Mapping[str, Any], receipt: str) -
 def node_problem(node: RecordedNode) -> Problem | None:
     """What in a node's row does not fit the receipt that ended the node."""
     entry = f"node {node.node_id}"
-    if node.head is None:
-        return None  # no call ended this node
+    over = node.status in _ENDS
+    if node.head is None:  # nothing that leaves receipts ended this node
+        return Problem(entry, f"it is {node.status!r}, but no receipt says so") if over else None
     if node.last is None:
-        missing = node.result is not None
+        missing = over or node.result is not None
         return Problem(entry, f"its last receipt {node.head[:16]} is missing") if missing else None
     body = _body(node.last.body)
-    if node.result is not None and _changed(node.result, body.get("output_hash")):
+    if over and (ended := _end_of(node.last.kind, body)) != node.status:
+        receipt = f"receipt {node.last.n} of {node.last.step_id}"
+        return Problem(entry, f"it is {node.status!r}, but its {receipt} says {ended!r}")
+    if (node.result is not None or node.status == NodeStatus.COMPLETED) and _changed(
+        node.result, body.get("output_hash")
+    ):
         return Problem(
             entry, f"its stored result does not match receipt {node.last.n} of {node.last.step_id}"
         )
-    if node.error is not None and "error_hash" in body and _changed(node.error, body["error_hash"]):
+    holds_error = node.error is not None or node.status == NodeStatus.ERROR
+    if holds_error and "error_hash" in body and _changed(node.error, body["error_hash"]):
         return Problem(entry, f"its stored error does not match receipt {node.last.n} of {node.last.step_id}")
     return None
+
+
+_ENDS = (NodeStatus.COMPLETED, NodeStatus.ERROR)
+
+
+def _end_of(kind: str, body: Mapping[str, Any]) -> str | None:
+    """The status of the node that a receipt ended: a call's finish, a group's join, or a copy into a fork."""
+    if kind == "tool_call_finished":
+        return NodeStatus.COMPLETED if body.get("result") == "success" else NodeStatus.ERROR
+    if kind == "group_joined":
+        return NodeStatus.ERROR if "error_hash" in body else NodeStatus.COMPLETED
+    return body.get("status") if kind == "node_copied" else None
 
 
 def _changed(stored: str | None, stated: Any) -> bool:

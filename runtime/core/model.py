@@ -176,12 +176,12 @@ class ToolFailure(BaseModel):
 
 
 class ToolOutput(BaseModel):
-    """The outcome of one governed call: data or an error, never both.
+    """The outcome of one governed call: data, or an error.
 
     Attributes:
         success: Whether the call ran and returned a valid output.
         data: Plain JSON; ``None`` on failure.
-        error: Code, message and details on failure.
+        error: Code, message and details on failure; beside a success a warning, where a tool gives one.
         metadata: What the runtime adds: step id, receipt hashes, provider call count.
     """
 

@@ -154,8 +154,9 @@ def grant_scopes(
 ) -> ScopeGrant:
     """Decide what a tool gets of the scopes it requires.
 
-    A tool that requires nothing needs nothing. In mode ``all`` every layer must allow everything that
-    the tool requires; in mode ``any``, the reference's, a non-empty intersection of any kind is enough.
+    In mode ``all`` every layer must allow everything that the tool requires, so that a tool that requires
+    nothing needs nothing. In mode ``any``, the reference's, a non-empty intersection of any kind is enough,
+    and there is none where nothing is required.
 
     Args:
         workspace: The ceiling.
@@ -182,7 +183,8 @@ def grant_scopes(
         for pattern in required.write
         if globs.reaches_directory(pattern, RESERVED_ROOT)
     )
-    denied = bool(reserved or missing or (tool_required and not granted))
+    lacking = not granted and (mode == "any" or bool(tool_required))
+    denied = bool(reserved or missing or lacking)
     return ScopeGrant(() if denied else granted, denied, tuple(missing), reserved)
 
 

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import json
+import logging
 import time
 from collections.abc import Callable
-from typing import Any
+from typing import Annotated, Any, Literal
+
+from pydantic import Field, TypeAdapter, ValidationError
 
 from runtime.core.chain import Chain
-from runtime.core.model import Effect, ExecutionContext, ToolOutput
+from runtime.core.model import Effect, ExecutionContext, Frozen, Json, ToolOutput
 from runtime.engine.outcome import CallResult, Outcome
 from runtime.engine.parts import Parts
 from runtime.errors import ConfigurationError, ErrorCode, InvalidInput
@@ -16,6 +19,8 @@ from runtime.kernel.verdict import Call, Verdict
 from runtime.tools.declare import ToolDefinition
 from runtime.tools.process import ToolCrashed, ToolTimedOut
 from runtime.tools.redact import redact
+
+_log = logging.getLogger(__name__)
 
 
 def live_progress(parts: Parts, session_id: str, node_id: str, chain: Chain) -> Callable[[Any], None]:
@@ -69,12 +74,37 @@ def call_tool(
         output = _cut_off(tool, error)
         if tool.effect is Effect.ONCE:
             result = CallResult.IN_DOUBT
+    if output.error is not None and output.error.code == ErrorCode.SCOPE_DENIED:
+        result = CallResult.DENIED  # the tool was about to touch what its scopes do not name
     return Outcome(
         output,
         CallResult.SUCCESS if output.success else result,
-        progress=tuple(snapshots),
+        progress=(*snapshots, *reported_progress(output)),
         duration_ms=round((time.monotonic() - started) * 1000),
     )
+
+
+class _Snapshot(Frozen):
+    sequence: Annotated[int, Field(ge=0)]
+    state: Literal["partial", "final"]
+    data: Json
+
+
+_SNAPSHOTS: TypeAdapter[list[_Snapshot]] = TypeAdapter(list[_Snapshot])
+
+
+def reported_progress(output: ToolOutput) -> list[dict[str, Any]]:
+    """Snapshots that a tool hands over at its end, as ``tool_progress_snapshots`` of its output's metadata.
+
+    Returns:
+        ``sequence``, ``state`` (``partial`` or ``final``) and ``data`` of each; none if one is malformed.
+    """
+    reported = output.metadata.get("tool_progress_snapshots", [])
+    try:
+        return [each.model_dump() for each in _SNAPSHOTS.validate_python(reported)]
+    except ValidationError:
+        _log.warning("the progress snapshots of a tool's output are malformed and are left out")
+        return []
 
 
 def _cut_off(tool: ToolDefinition, error: ToolCrashed | ToolTimedOut) -> ToolOutput:

@@ -13,10 +13,11 @@ from runtime.core.canonical import canonical_json
 from runtime.core.chain import Chain
 from runtime.core.messages import create_approval_resolution_message
 from runtime.core.model import StepKind, StepStatus, ToolOutput
+from runtime.core.text import check_name
 from runtime.engine.parts import Parts
 from runtime.engine.publishing import REPUBLISH_MS
 from runtime.engine.record import Recording, answer_model, tool_result
-from runtime.errors import ApprovalRefused, ErrorCode
+from runtime.errors import ApprovalRefused, ErrorCode, InvalidInput
 from runtime.live.hints import AdvanceHint, Hint, StepHint
 from runtime.store import journal
 from runtime.store.approvals import Approval, find_approval
@@ -24,6 +25,9 @@ from runtime.store.crashpoints import Transition
 from runtime.store.sessions import StoredSession, add_control_receipt, find_session
 from runtime.store.tables import ApprovalVoteRow
 from runtime.store.write import Change
+
+ESTABLISHED_BY = ("asserted", "os-user", "http-auth")
+"""How it may be known who answers: said by the caller, the system's user, or who logged in."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,7 +38,7 @@ class Answer:
         request_id: The request.
         approved: Whether the call may run.
         principal: Who answers.
-        established_by: How that is known: ``asserted``, ``os-user`` or ``http-auth``.
+        established_by: How that is known: one of `ESTABLISHED_BY`, or ``kernel`` for its own answers.
         reason: Why, in the person's words.
     """
 
@@ -71,7 +75,9 @@ def resolve(parts: Parts, answer: Answer) -> Resolution:
     Raises:
         ApprovalRefused: If there is no such request, or it was answered, has expired or was cancelled;
             nothing changes, and the message says who answered.
+        InvalidInput: If the answer does not say which request, whether, who, or how that is known.
     """
+    _check(answer)
     with parts.database.reading() as connection:
         approval = find_approval(connection, answer.request_id)
     if approval is None:
@@ -99,6 +105,17 @@ def resolve(parts: Parts, answer: Answer) -> Resolution:
         approval.session_id,
         approval.tool_name,
     )
+
+
+def _check(answer: Answer) -> None:
+    check_name("request_id", answer.request_id)
+    check_name("approved_by", answer.principal)
+    if not isinstance(answer.approved, bool):
+        raise InvalidInput(f"approved is of type {type(answer.approved).__name__}; give True or False")
+    if answer.established_by not in ESTABLISHED_BY:
+        raise InvalidInput(
+            f"established_by is {str(answer.established_by)[:40]!r}; give one of {', '.join(ESTABLISHED_BY)}"
+        )
 
 
 def _refuse_late(approval: Approval, session: StoredSession, now: int) -> None:

@@ -40,8 +40,10 @@ def assemble(database: Database, step: LoadedStep, opened: Predecessors | None) 
         step: The turn.
         opened: For a turn that starts from `pending`: what it waited for.
     """
-    assembled = AssembledTurn(step, load_transcript(database, step.node_uid, step.messages_before))
-    if opened is not None:
+    if opened is None:
+        assembled = AssembledTurn(step, step.transcript.split("\n") if step.transcript else [])
+    else:  # only now that nothing is open it is whole
+        assembled = AssembledTurn(step, load_transcript(database, step.node_uid, step.messages_before))
         assembled = _after_calls(assembled, opened)
     if step.turn_index == 0:
         assembled = _with_context(database, assembled)

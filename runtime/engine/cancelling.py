@@ -28,10 +28,12 @@ def cancel_waiting(connection: Connection, session_id: str, now: int) -> list[st
     ).all()
     connection.execute(
         text(
-            "UPDATE step SET status = 'cancelled', reason = 'cancelled', propagated = :yes "
+            # Unpropagated: should no advance follow, the sweep sends one, and the session ends.
+            "UPDATE step SET status = 'cancelled', reason = 'cancelled', propagated = :no, "
+            "finished_at = CAST(:now AS BIGINT), publish_at = CAST(:now AS BIGINT) "
             f"WHERE session_id = :id AND status IN ({_CANCELLABLE})"
         ),
-        {"id": session_id, "yes": True},
+        {"id": session_id, "no": False, "now": now},
     )
     connection.execute(
         text(

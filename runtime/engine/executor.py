@@ -416,9 +416,9 @@ class Executor:
         return step is not None and step.fence == attempt.chain.fence and step.inbox > attempt.step.taken
 
     def _publish(self, step: LoadedStep, receipts: list[Receipt], hints: list[Hint]) -> None:
-        self.parts.live.announce(step.session_id, step.node_id, receipts)
         self.parts.database.crash.reach(BEFORE_PUBLISH)
-        self.parts.publisher.publish(hints)
+        self.parts.publisher.publish(hints)  # first, since the next step waits for it
+        self.parts.live.announce(step.session_id, step.node_id, receipts)
 
     def _release(self, attempt: _Attempt) -> None:
         """Give back a claim whose lease ran down before the call was made; nothing happened."""

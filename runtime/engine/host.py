@@ -18,21 +18,32 @@ from runtime.core.canonical import canonical_json
 from runtime.core.chain import Chain
 from runtime.core.lifecycle import StepEvent
 from runtime.core.model import TURN_TOOL, ExecutionContext, StepStatus, ToolOutput
+from runtime.core.text import check_name
 from runtime.engine.acting import call_tool, live_progress
-from runtime.engine.host_start import HostCall, decidable, load_call, start_call, started_step
+from runtime.engine.host_start import (
+    HostCall,
+    decidable,
+    ensure_session,
+    load_call,
+    start_call,
+    started_step,
+)
 from runtime.engine.outcome import CallResult, Outcome
 from runtime.engine.park import park_step
 from runtime.engine.parts import Parts
 from runtime.engine.record import Recording, add_finish
-from runtime.engine.sessions import check_session_id
+from runtime.engine.sessions import check_context
 from runtime.engine.tampering import note_tampering
 from runtime.engine.turns import PreparedTurn, make_turn, prepare_host_turn
-from runtime.errors import ErrorCode, InvalidInput, SessionConflict, SpecTampered, StoreUnavailable
+from runtime.errors import ErrorCode, SessionConflict, SpecTampered, StoreUnavailable
 from runtime.kernel.verdict import Call, Verdict, VerdictKind
 from runtime.store import journal
 from runtime.store.crashpoints import Transition
 
 logger = logging.getLogger(__name__)
+
+GRACE_S = 5.0
+"""How much longer than its time limit a call may keep its lease: what starting and stopping take."""
 
 STARTS = 100
 """How often a call is decided anew because others of its run and task started meanwhile."""
@@ -77,17 +88,16 @@ def execute(
         ``recorded`` whether the end of the call is in the database, and if not, why under ``warning``.
 
     Raises:
-        InvalidInput: On a malformed context; nothing is saved.
-        SessionConflict: If the session belongs to another principal or was cancelled, or too many calls of
-            the same run and task were made at once; the call did not run.
+        InvalidInput: On a name that cannot be used; nothing is saved.
+        SessionConflict: If the session belongs to another principal, was cancelled, is paused or has ended,
+            or too many calls of the same run and task were made at once; the call did not run.
         StoreUnavailable: If evidence cannot be written; the call did not run.
     """
-    check_session_id(ctx.session_id)
-    for field in ("run_id", "task_id"):
-        check_id(field, getattr(ctx, field))
+    _check(name, ctx)
     try:
         parts.host.workspace.ensure_unchanged()
     except SpecTampered as error:
+        ensure_session(parts, load_call(parts, name, ctx))
         note_tampering(parts, error, session_id=ctx.session_id)
         return ToolOutput.failed(ErrorCode.SPEC_TAMPERED, str(error), error.details)
     started = _start(parts, name, value, ctx, catalog)
@@ -101,10 +111,14 @@ def execute(
     return _record(parts, started, outcome)
 
 
-def check_id(field: str, value: str) -> None:
+def _check(name: str, ctx: ExecutionContext) -> None:
     """Refuse names that could not be stored or shown."""
-    if not value or len(value) > 200 or not value.isprintable():
-        raise InvalidInput(f"{field} {value[:40]!r} cannot be used; give 1-200 printable characters")
+    check_name("tool name", name)
+    check_context(ctx)
+    for key in ("approval_request_id", "tool_call_id"):
+        value = ctx.metadata.get(key)
+        if isinstance(value, str) and value:
+            check_name(f"metadata[{key!r}]", value)
 
 
 def _start(
@@ -143,12 +157,21 @@ def _refusal(verdict: Verdict, prepared: PreparedTurn | None) -> Outcome | None:
 def _act(parts: Parts, started: _Started) -> Outcome:
     call, chain = started.asked, started.chain
     progress = live_progress(parts, call.session_id, call.node_id, chain)
-    with parts.leases.holding(call.step_id, chain.fence, None, since=started.since):
+    limit_s = _time_limit(parts, started) + GRACE_S
+    with parts.leases.holding(call.step_id, chain.fence, limit_s, since=started.since):
         if started.prepared is not None:
             return make_turn(parts, started.prepared, on_snapshot=progress)
         # The same key for every run of one approved call; else the step's own.
         key = started.verdict.request_id or call.step_id
         return call_tool(parts, call, started.verdict, idempotency_key=key, on_progress=progress)
+
+
+def _time_limit(parts: Parts, started: _Started) -> float:
+    """Seconds that the call may take; one that does not end in time loses its lease, and is swept."""
+    if started.prepared is not None and started.prepared.profile is not None:
+        return started.prepared.profile.profile.timeouts.total
+    tool = parts.host.registry.get(started.call.name)
+    return tool.time_limit if tool is not None else 0.0
 
 
 # --- recording ------------------------------------------------------------------------------------

@@ -6,7 +6,7 @@ from sqlalchemy import text
 
 from runtime.core.chain import Chain
 from runtime.core.lifecycle import StepEvent
-from runtime.core.model import Effect, StepStatus, ToolFailure, ToolOutput
+from runtime.core.model import Effect, PolicyDecision, StepStatus, ToolFailure, ToolOutput
 from runtime.engine.outcome import CallResult, Outcome
 from runtime.engine.parts import Parts
 from runtime.engine.record import Recording, add_finish
@@ -18,6 +18,9 @@ BATCH = 100
 
 AGAIN_MS = 30_000
 """When a call is looked at again that this process could not finish, since it does not know the tool."""
+
+_NOT_AGAIN: PolicyDecision = {"policy_id": "kernel.crash", "decision": "deny"}
+"""Nobody drives the call any more, so it is not run again, whatever its effect."""
 
 
 def sweep_crashed(parts: Parts) -> int:
@@ -31,11 +34,11 @@ def sweep_crashed(parts: Parts) -> int:
                 WHERE id IN (SELECT id FROM step WHERE status = 'running' AND lease_until < {now}
                                AND driver = 'host' AND (publish_at IS NULL OR publish_at <= {now})
                              ORDER BY lease_until LIMIT :batch{locking})
-                RETURNING id"""
+                RETURNING id, lease_until"""
             ),
             {"again": AGAIN_MS, "batch": BATCH},
         ).all()
-    return sum(_finish_crashed(parts, row.id) for row in rows)
+    return sum(_finish_crashed(parts, row.id) for row in sorted(rows, key=lambda row: row.lease_until))
 
 
 def _finish_crashed(parts: Parts, step_id: str) -> bool:
@@ -59,7 +62,7 @@ def _finish_crashed(parts: Parts, step_id: str) -> bool:
     chain = Chain(step.id, step.fence + 1, step.chain_cites, common={"session_id": step.session_id,
                   "node_id": step.node_id, "tool_name": step.tool_name})  # fmt: skip
     recording = Recording(step, chain, parts.database.now_sql, step.now, held=False)
-    add_finish(recording, outcome, [])
+    add_finish(recording, outcome, [_NOT_AGAIN])
     event, status = (StepEvent.LOSE, StepStatus.IN_DOUBT) if doubtful else (StepEvent.FAIL, StepStatus.FAILED)
     recording.end(event, status, outcome, reason="crashed")
     if not journal.apply(parts.database, recording.change, Transition.HOST_CRASH):

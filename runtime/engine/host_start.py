@@ -2,7 +2,8 @@
 
 Calls of one run and task share a host node, whose counters limits and policy are decided on. Several
 may be decided at the same time, so a start counts up only from what its decision saw, in a session that is
-still the caller's and not cancelled. A start that finds something else commits nothing.
+still the caller's and open: neither cancelled nor paused nor over. A start that finds something else commits
+nothing.
 """
 
 from __future__ import annotations
@@ -36,7 +37,7 @@ _FIRST_FENCE = 1
 
 _LOAD = """
 SELECT {now} AS now, n.uid AS node_uid, n.turns, n.tool_calls,
-       e.id AS session_id, e.principal, e.cancelled_at,
+       e.id AS session_id, e.principal, e.cancelled_at, e.paused_at, e.ended_status,
        (SELECT s.head FROM step s WHERE s.node_uid = :node
          ORDER BY s.turn_index DESC, s.call_index DESC, s.id DESC LIMIT 1) AS head,
        a.status, a.digest, a.expires_at, a.consumed_by
@@ -97,7 +98,7 @@ def load_call(parts: Parts, name: str, ctx: ExecutionContext) -> HostCall:
     """Read all that a host-driven call is decided on, in one statement.
 
     Raises:
-        SessionConflict: If the session belongs to another principal or was cancelled.
+        SessionConflict: If the session belongs to another principal, was cancelled, is paused or has ended.
         StoreUnavailable: If the database cannot be reached.
     """
     node_id = f"host:{ctx.run_id}:{ctx.task_id}"
@@ -111,10 +112,7 @@ def load_call(parts: Parts, name: str, ctx: ExecutionContext) -> HostCall:
                 "approval": _asked(ctx),
             },
         ).one()
-    if loaded.session_id is not None and loaded.principal != ctx.principal:
-        raise SessionConflict(f"session {ctx.session_id!r} belongs to another principal; use another id")
-    if loaded.cancelled_at is not None:
-        raise SessionConflict(f"session {ctx.session_id!r} was cancelled; use another id")
+    _refuse(ctx, loaded)
     return HostCall(
         name=name,
         ctx=ctx,
@@ -127,6 +125,21 @@ def load_call(parts: Parts, name: str, ctx: ExecutionContext) -> HostCall:
         loaded_at=time.monotonic(),
         clock=parts.database.clock,
     )
+
+
+def _refuse(ctx: ExecutionContext, loaded: Any) -> None:
+    """Refuse calls in a session in which nothing may start."""
+    named = f"session {ctx.session_id!r}"
+    if loaded.session_id is not None and loaded.principal != ctx.principal:
+        raise SessionConflict(f"{named} belongs to another principal; use another id")
+    if loaded.cancelled_at is not None:
+        raise SessionConflict(f"{named} was cancelled; use another id")
+    if loaded.ended_status is not None:
+        raise SessionConflict(
+            f"{named} has ended as {loaded.ended_status}; use another id, or resume it first"
+        )
+    if loaded.paused_at is not None:
+        raise SessionConflict(f"{named} is paused; unpause it, and make the call then")
 
 
 def _asked(ctx: ExecutionContext) -> str | None:
@@ -243,7 +256,7 @@ def _guard(parts: Parts, call: HostCall, verdict: Verdict, change: Change) -> No
     change.guard(
         f"UPDATE node SET {counter} = {counter} + 1 "
         "WHERE uid = :uid AND turns = :turns AND tool_calls = :calls AND EXISTS (SELECT 1 FROM session e "
-        "WHERE e.id = :session AND e.cancelled_at IS NULL "
+        "WHERE e.id = :session AND e.cancelled_at IS NULL AND e.paused_at IS NULL AND e.ended_status IS NULL "
         f"AND e.principal {'= :principal' if owner else 'IS NULL'})",
         uid=call.node_uid,
         turns=call.loaded.turns or 0,
@@ -258,6 +271,19 @@ def _guard(parts: Parts, call: HostCall, verdict: Verdict, change: Change) -> No
             step=call.step_id,
             id=verdict.request_id,
         )
+
+
+def ensure_session(parts: Parts, call: HostCall) -> None:
+    """Commit the call's session if it is new, so that a refusal before any start has where to leave evidence.
+
+    Raises:
+        StoreUnavailable: If it cannot be written.
+    """
+    if call.loaded.session_id is None:
+        change = Change()
+        change.insert(SessionRow, [_session_row(call)], once=True)
+        with parts.database.writing(Transition.TAMPER) as connection:
+            change.apply(connection)
 
 
 def _places(call: HostCall) -> Change:

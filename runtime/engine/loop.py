@@ -8,6 +8,7 @@ from typing import Any
 
 from runtime.core.messages import create_tool_result_message
 from runtime.core.model import TURN_TOOL, ExecutionContext, ToolFailure, ToolOutput
+from runtime.core.text import storable
 from runtime.engine import host
 from runtime.engine.calls import catalog_names
 from runtime.engine.parts import Parts
@@ -100,7 +101,7 @@ class _Loop:
         self.calls += 1
         output = host.execute(
             self.parts,
-            call["name"],
+            storable(call["name"]),
             call["input"],
             self._context(
                 {

@@ -90,7 +90,8 @@ def abandon_step(parts: Parts, step: LoadedStep, effect: Effect, now: int) -> No
         CallResult.IN_DOUBT if doubtful else CallResult.CRASHED,
     )
     add_finish(recording, outcome, [])
-    recording.end(StepEvent.CANCEL, StepStatus.CANCELLED, outcome, reason="cancelled")
+    # Unpropagated: should this process die before its advance, the sweep sends another one.
+    recording.end(StepEvent.CANCEL, StepStatus.CANCELLED, outcome, reason="cancelled", propagated=False)
     if journal.apply(parts.database, recording.change, Transition.ABANDON):
         parts.live.announce(step.session_id, step.node_id, recording.receipts)
 

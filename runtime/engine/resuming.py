@@ -15,6 +15,7 @@ from sqlalchemy import Connection, text
 
 from runtime.core.canonical import canonical_json
 from runtime.core.model import TURN_TOOL, NodeStatus, StepKind, StepStatus
+from runtime.core.text import check_name
 from runtime.core.turn import TranscriptMessage
 from runtime.engine.control import STILL_OPEN, locked_session, open_steps, publish_due
 from runtime.engine.definition import GROUP
@@ -59,7 +60,7 @@ def resume_session(
         SessionNotFound: If there is no such session.
         SessionConflict: If it was cancelled, is paused, belongs to another principal, or cannot take
             messages now; with code ``LIMIT_EXCEEDED`` if a node may make no more turns.
-        InvalidInput: On malformed messages, an empty key or a budget below 1.
+        InvalidInput: On malformed messages, a key that cannot be used or a budget below 1.
     """
     _check(idempotency_key, max_turns)
     checked = check_messages(session_id, messages) if messages else ()
@@ -88,6 +89,8 @@ def resume_session(
 def _check(idempotency_key: str | None, max_turns: int | None) -> None:
     if idempotency_key == "":
         raise InvalidInput("idempotency_key is empty; name the resume, or leave the key out")
+    if idempotency_key is not None:
+        check_name("idempotency_key", idempotency_key)
     if max_turns is not None and max_turns < 1:
         raise InvalidInput(f"max_turns_per_invocation is {max_turns}; give at least 1, or leave it out")
 

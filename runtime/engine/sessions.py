@@ -13,9 +13,10 @@ from runtime.core.canvas import plan_graph, shapes
 from runtime.core.frontier import due_time
 from runtime.core.graph import validate_graph
 from runtime.core.model import ExecutionContext, NodeStatus, WorkflowNode
+from runtime.core.text import check_name
 from runtime.engine.definition import Budget, GraphRows, check_turn
 from runtime.engine.publishing import hints_of
-from runtime.errors import InvalidInput, SessionConflict
+from runtime.errors import SessionConflict
 from runtime.live.hints import Hint
 from runtime.store.crashpoints import Transition
 from runtime.store.engine import Database
@@ -69,13 +70,21 @@ def check_session_id(session_id: str) -> None:
     Raises:
         InvalidInput: Unless it has 1-200 characters, none of them a control character or a surrogate.
     """
-    fits = 1 <= len(session_id) <= SESSION_ID_CHARACTERS
-    if not fits or any(ord(c) < 32 or 127 <= ord(c) < 160 or 0xD800 <= ord(c) < 0xE000 for c in session_id):
-        shown = repr(session_id[:40])
-        raise InvalidInput(
-            f"session_id {shown} cannot be used; give 1-{SESSION_ID_CHARACTERS} characters "
-            "without control characters"
-        )
+    check_name("session_id", session_id, most=SESSION_ID_CHARACTERS)
+
+
+def check_context(ctx: ExecutionContext) -> None:
+    """Refuse a context with a name that could not be stored or shown.
+
+    Raises:
+        InvalidInput: Naming the field.
+    """
+    check_session_id(ctx.session_id)
+    check_name("run_id", ctx.run_id)
+    check_name("task_id", ctx.task_id)
+    for field, value in (("principal", ctx.principal), ("lane_id", ctx.lane_id)):
+        if value:
+            check_name(field, value)
 
 
 def context_json(ctx: ExecutionContext) -> dict[str, Any]:
@@ -97,11 +106,13 @@ def start_session(
         Hints for the steps that are ready; empty when the session existed.
 
     Raises:
-        InvalidInput: On a bad id, graph or turn input; nothing is saved.
+        InvalidInput: On a bad name, graph or turn input; nothing is saved.
         SessionConflict: If the session exists with another definition or principal.
     """
     session_id = definition.ctx.session_id
-    check_session_id(session_id)
+    check_context(definition.ctx)
+    for node in definition.nodes:
+        check_name("node id", node.id)
     validate_graph(definition.nodes)
     for node in definition.nodes:
         check_turn(node, session_id)

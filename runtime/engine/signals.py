@@ -13,6 +13,7 @@ from sqlalchemy import Connection, text
 
 from runtime.core.canonical import canonical_json
 from runtime.core.lifecycle import NODE_ENDED
+from runtime.core.text import MAX_NAME, check_name
 from runtime.core.turn import TranscriptMessage, validate_turn_input
 from runtime.engine.control import locked_session, refuse_ended
 from runtime.engine.definition import GROUP
@@ -68,11 +69,14 @@ def signal_node(
     Raises:
         SessionNotFound: If there is no such session.
         SessionConflict: If the session or the node has ended, or takes no messages.
-        InvalidInput: On malformed messages or an empty key.
+        InvalidInput: On malformed messages, or a node's id or a key that cannot be used.
     """
     checked = check_messages(session_id, messages)
     if idempotency_key == "":
         raise InvalidInput("idempotency_key is empty; name the signal, or leave the key out")
+    if idempotency_key is not None:
+        check_name("idempotency_key", idempotency_key)
+    check_name("node_id", node_id, most=2 * MAX_NAME)  # an instance's id is its node's and a number
     with parts.database.writing(Transition.SIGNAL) as connection:
         session = locked_session(parts, connection, session_id)
         uid = node_uid(session_id, node_id)

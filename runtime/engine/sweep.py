@@ -28,6 +28,9 @@ logger = logging.getLogger(__name__)
 
 BATCH = 500
 
+BATCHES = 10
+"""How many full batches of due steps one sweep publishes; what is still left waits for the next sweep."""
+
 EXPIRY_BATCH = 100
 """How many approval requests one sweep expires, each in a transaction of its own."""
 
@@ -50,17 +53,28 @@ def sweep(parts: Parts) -> Swept:
     """Publish what is due and unpublished, what lost its holder, and what was not propagated."""
     settings, database = parts.settings, parts.database
     backoff = Backoff(settings.republish_seconds, settings.republish_max_seconds)
-    ready = _claim_ready(database, backoff)
+    ready = _publish_ready(parts, backoff)
     lost = _claim_lost(database, settings.republish_seconds)
     sessions = _claim_unpropagated(database, backoff)
-    hints: list[Hint] = [*ready, *lost, *(AdvanceHint(session_id) for session_id in sessions)]
+    hints: list[Hint] = [*lost, *(AdvanceHint(session_id) for session_id in sessions)]
     parts.publisher.publish(hints)
     _restore_waits(parts)
     expired = sum(_expire(parts, request_id) for request_id in _claim_expired(database, backoff))
     crashed = sweep_crashed(parts)
     end_overdue_waits(database)
     start_scheduled(parts)
-    return Swept(len(ready), len(lost), len(sessions), expired, crashed)
+    return Swept(ready, len(lost), len(sessions), expired, crashed)
+
+
+def _publish_ready(parts: Parts, backoff: Backoff) -> int:
+    """Publish what is due, batch by batch while they are full; how many were claimed."""
+    claimed = 0
+    for _ in range(BATCHES):
+        ready = _claim_ready(parts.database, backoff)
+        claimed += len(ready)
+        if not parts.publisher.publish(ready) or len(ready) < BATCH:
+            break
+    return claimed
 
 
 def _expire(parts: Parts, request_id: str) -> bool:

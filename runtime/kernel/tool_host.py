@@ -29,7 +29,7 @@ from runtime.core.policy import (
     PolicyContext,
     compile_policy,
 )
-from runtime.core.scopes import ScopeGrant, grant_scopes
+from runtime.core.scopes import ScopeGrant, grant_scopes, intersect
 from runtime.errors import ConfigurationError, ErrorCode, InvalidInput
 from runtime.kernel.verdict import Call, Grant, Verdict, VerdictKind, reasons
 from runtime.store.ids import new_id
@@ -124,13 +124,21 @@ class ToolHost:
         return _Decision(self, call, content, tool, effect, tuple(required), scopes).verdict()
 
     def _grant(self, ctx: ExecutionContext, tool: ToolDefinition | None, required: Any) -> ScopeGrant:
-        lane = self.workspace.lane(ctx.lane_id).allowed_scopes if ctx.lane_id is not None else None
+        lane = self._lane_scopes(ctx)
         if tool is None:
             # The task's scopes bound tools; a turn is bounded by its profile's hosts.
             return grant_scopes(self.workspace.allowed_scopes, lane, None, required)
         return grant_scopes(
             self.workspace.allowed_scopes, lane, ctx.allowed_scopes, required, tool.scopes_mode
         )
+
+    def _lane_scopes(self, ctx: ExecutionContext) -> tuple[Scope, ...] | None:
+        return None if ctx.lane_id is None else self.workspace.lane(ctx.lane_id).allowed_scopes
+
+    def common_scopes(self, ctx: ExecutionContext, required: tuple[Scope, ...]) -> tuple[Scope, ...]:
+        """What every layer of a context has in common with what a tool requires, reserved or not."""
+        narrowing = [each for each in (self._lane_scopes(ctx), ctx.allowed_scopes) if each is not None]
+        return intersect(self.workspace.allowed_scopes, *narrowing, required).scopes
 
     def policy(self, lane_id: str | None) -> CompiledPolicy:
         """The compiled layers that apply in a lane."""
@@ -241,29 +249,42 @@ class _Decision:
         return self._scope_refusal() or self._policy_verdict()
 
     def _no(self, code: str, message: str, details: dict[str, Any] | None = None, **values: Any) -> Verdict:
-        values.setdefault("denied", True)
+        values = {"denied": True, "granted": self.scopes.granted, **values}
         return _refuse(
             self.content, self.effect, code, message, details=details,
-            requested=self.required, granted=self.scopes.granted, decisions=self.decisions,
+            requested=self.required, decisions=self.decisions,
             tool_digest=self.tool.digest if self.tool else None, **values,
         )  # fmt: skip
 
     def _scope_refusal(self) -> Verdict | None:
         if not self.scopes.denied:
             return None
+        if self.scopes.reserved:
+            return self._reserved_refusal()
         self.decisions = ({"policy_id": "kernel.scope.boundary", "decision": "deny"},)
         missing = "; ".join(
             f"{each.layer or 'the tool'} does not allow {_shown(each.scope)}" for each in self.scopes.missing
         )
-        reserved = "; ".join(f"{_shown(scope)} is reserved" for scope in self.scopes.reserved)
         return self._no(
             ErrorCode.SCOPE_DENIED,
-            f"{self.call.tool_name} needs scopes that it does not get: {reserved or missing}; "
+            f"{self.call.tool_name} needs scopes that it does not get: {missing or 'none is left'}; "
             "allow them in security.allowed_scopes, the lane and the context, or leave the tool out",
             {
                 "scope_requested": [scope.model_dump(exclude_none=True) for scope in self.required],
                 "scope_allowed": [scope.model_dump(exclude_none=True) for scope in self.scopes.granted],
             },
+        )
+
+    def _reserved_refusal(self) -> Verdict:
+        """No layer can allow this; the receipt says what they have in common all the same."""
+        self.decisions = ({"policy_id": "kernel.scope.reserved-path", "decision": "deny"},)
+        return self._no(
+            ErrorCode.SCOPE_DENIED,
+            f"{self.call.tool_name} needs scopes that no call gets: "
+            f"{'; '.join(f'{_shown(scope)} is reserved' for scope in self.scopes.reserved)}; "
+            "let the tool write elsewhere",
+            {"reserved_scopes": [scope.pattern for scope in self.scopes.reserved]},
+            granted=self.host.common_scopes(self.call.ctx, self.required),
         )
 
     def _policy_verdict(self) -> Verdict:

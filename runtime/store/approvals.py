@@ -8,6 +8,7 @@ from typing import Any
 
 from sqlalchemy import Connection, RowMapping, text
 
+from runtime.core.text import check_name
 from runtime.store.engine import Database
 
 
@@ -60,7 +61,12 @@ def _approval(row: RowMapping) -> Approval:
 
 
 def find_approval(connection: Connection, request_id: str) -> Approval | None:
-    """Read one request."""
+    """Read one request.
+
+    Raises:
+        InvalidInput: If nothing can have this id.
+    """
+    check_name("request_id", request_id)
     row = connection.execute(text(f"{_SELECT} WHERE id = :id"), {"id": request_id}).mappings().one_or_none()
     return _approval(row) if row else None
 
@@ -68,7 +74,14 @@ def find_approval(connection: Connection, request_id: str) -> Approval | None:
 def list_approvals(
     database: Database, *, session_id: str | None = None, status: str | None = "pending", limit: int = 100
 ) -> list[Approval]:
-    """Read requests, those that expire first first."""
+    """Read requests, those that expire first first.
+
+    Raises:
+        InvalidInput: If nothing can have this session id or status.
+    """
+    for field, asked in (("session_id", session_id), ("status", status)):
+        if asked is not None:
+            check_name(field, asked)
     wheres: list[str] = ["1 = 1"]
     named: dict[str, Any] = {"limit": limit}
     if session_id is not None:

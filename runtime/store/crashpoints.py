@@ -57,7 +57,7 @@ class Transition(StrEnum):
 
 
 BEFORE_PUBLISH = "publish.before"
-"""Behind a record's commit and its receipts in Redis, before anything is published."""
+"""Behind a record's commit, before anything is published and its receipts are in Redis."""
 
 POINTS = (*(point for transition in Transition for point in transition.points), BEFORE_PUBLISH)
 

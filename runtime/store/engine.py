@@ -141,6 +141,7 @@ def _parse(url: str) -> URL:
 
 
 def _create(url: URL, pool_size: int) -> Engine:
+    """Make the engine; its errors say which statement failed, never with what contents."""
     if url.get_backend_name() != "sqlite":
         # Most work is one statement that commits by itself; `writing` asks for a transaction.
         engine = create_engine(
@@ -150,6 +151,7 @@ def _create(url: URL, pool_size: int) -> Engine:
             pool_use_lifo=True,
             isolation_level="AUTOCOMMIT",
             skip_autocommit_rollback=True,
+            hide_parameters=True,
         )
         _ping_after_idling(engine)
         return engine
@@ -168,6 +170,7 @@ def _create(url: URL, pool_size: int) -> Engine:
         max_overflow=pool_size,
         isolation_level="AUTOCOMMIT",
         connect_args={"timeout": BUSY_TIMEOUT_MS / 1000, "check_same_thread": False},
+        hide_parameters=True,
     )
 
     @event.listens_for(engine, "connect")

@@ -12,14 +12,17 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cache
+from itertools import chain
 from typing import Any
 
 from sqlalchemy import Connection, text
 from sqlalchemy.sql.elements import TextClause
 
 from runtime.core.chain import CONTROL_STEP, Receipt, Verification, verify
+from runtime.core.control_check import ControlNotes
 from runtime.store.engine import Database
 from runtime.store.recorded import journal_problems
+from runtime.store.recorded_control import control_problems
 
 PAGE = 500
 BLOBS_PAGE = 20
@@ -173,9 +176,10 @@ def verify_session(database: Database, session_id: str) -> Verification:
         control = connection.execute(
             text("SELECT control_head FROM session WHERE id = :id"), {"id": session_id}
         ).scalar_one_or_none()
+        notes = ControlNotes()
         return verify(
-            read_receipts(connection, session_id),
+            notes.noting(read_receipts(connection, session_id)),
             read_blobs(connection, session_id),
             {} if control is None else {CONTROL_STEP: control},
-            journal_problems(connection, session_id),
+            chain(journal_problems(connection, session_id), control_problems(connection, session_id, notes)),
         )

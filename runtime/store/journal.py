@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any
 
 from sqlalchemy import Connection, text
@@ -30,6 +31,7 @@ SELECT s.id, s.session_id, s.node_uid, s.node_id, s.kind, s.turn_index, s.call_i
        a.status AS approval_status, a.digest AS approval_digest, a.expires_at AS approval_expires_at,
        a.consumed_by AS approval_consumed_by, a.resolved_by AS approval_resolved_by,
        {now} AS now,
+       CASE WHEN s.kind = 'turn' AND s.status <> 'pending' THEN ({transcript}) END AS transcript,
        EXISTS (SELECT 1 FROM workspace_version w WHERE w.hash = :workspace AND w.active) AS workspace_active
   FROM step s
   JOIN node n ON n.uid = s.node_uid
@@ -43,6 +45,14 @@ _TRANSCRIPT = """
 SELECT content FROM message WHERE node_uid = :node AND number < :before ORDER BY number
 """
 
+# Canonical JSON has no line feeds of its own, so they can separate messages.
+_JOINED = {
+    "postgresql": "SELECT string_agg(m.content, chr(10) ORDER BY m.number) FROM message m "
+    "WHERE m.node_uid = s.node_uid AND m.number < s.messages_before",
+    "sqlite": "SELECT group_concat(content, char(10)) FROM (SELECT m.content FROM message m "
+    "WHERE m.node_uid = s.node_uid AND m.number < s.messages_before ORDER BY m.number)",
+}
+
 
 @dataclass(frozen=True, slots=True)
 class LoadedStep:
@@ -50,7 +60,8 @@ class LoadedStep:
 
     Instants are database milliseconds; ``now`` is the database's clock at the read. ``taken`` counts the
     messages of the node's inbox that this turn and those before it took in, ``inbox`` all of them; ``ruled``
-    says that more than its dependencies decides when the node starts.
+    says that more than its dependencies decides when the node starts. ``transcript`` holds the messages
+    before a turn, a line of canonical JSON each; that of a pending turn may still grow, so it is left out.
     """
 
     id: str
@@ -107,6 +118,7 @@ class LoadedStep:
     approval_consumed_by: str | None = None
     approval_resolved_by: str | None = None
     workspace_active: bool = False
+    transcript: str | None = None
 
     @property
     def lease_expired(self) -> bool:
@@ -159,11 +171,17 @@ def load_step_in(
 ) -> LoadedStep | None:
     """Read a step on a connection that is already open, perhaps in a transaction."""
     named = {"id": step_id, "workspace": workspace_hash}
-    row = run(connection, _LOAD.format(now=database.now_sql), named).mappings().one_or_none()
+    sql = _load_sql(database.now_sql, database.dialect)
+    row = run(connection, sql, named).mappings().one_or_none()
     if row is None:
         return None
     flags = {"workspace_active": bool(row["workspace_active"]), "ruled": bool(row["ruled"])}
     return LoadedStep(**{**row, **flags})
+
+
+@lru_cache(maxsize=64)
+def _load_sql(now_sql: str, dialect: str) -> str:
+    return _LOAD.format(now=now_sql, transcript=_JOINED[dialect])
 
 
 def load_transcript(database: Database, node_uid: str, before: int) -> list[str]:

@@ -24,7 +24,8 @@ _ORPHAN = text(
 
 # A node that no step of its own ended has its head in the control chain.
 _NODES = text(
-    "SELECT n.uid, n.node_id, n.head, CAST(n.result AS TEXT) AS result, CAST(n.error AS TEXT) AS error, "
+    "SELECT n.uid, n.node_id, n.status, n.head, CAST(n.result AS TEXT) AS result, "
+    "CAST(n.error AS TEXT) AS error, "
     f"{_HEAD} "
     "FROM node n LEFT JOIN step s ON s.node_uid = n.uid AND s.head = n.head "
     "LEFT JOIN evidence h ON h.session_id = n.session_id AND h.hash = n.head "
@@ -74,7 +75,7 @@ def _nodes(connection: Connection, session_id: str) -> Iterator[RecordedNode]:
     after = ""
     while rows := connection.execute(_NODES, {"id": session_id, "after": after, "limit": STEPS_PAGE}).all():
         for row in rows:
-            yield RecordedNode(row.uid, row.node_id, row.head, row.result, row.error, _head(row))
+            yield RecordedNode(row.uid, row.node_id, row.status, row.head, row.result, row.error, _head(row))
         after = rows[-1].uid
 
 

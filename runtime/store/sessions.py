@@ -12,6 +12,7 @@ from sqlalchemy import Connection, text
 from runtime.core.chain import CONTROL_STEP, Chain, Content, Receipt
 from runtime.core.lifecycle import NODE_ENDED
 from runtime.core.model import NodeStatus, SessionStatus
+from runtime.core.text import is_name
 from runtime.store.engine import Database
 from runtime.store.journal import add_evidence
 from runtime.store.write import Change
@@ -66,8 +67,10 @@ def find_session(
     """Read a session, optionally under its lock.
 
     The lock is ``FOR NO KEY UPDATE``, so that branches, which never touch the row, do not wait for it.
-    SQLite's writers are serialised as they are.
+    SQLite's writers are serialised as they are. An id that no session can have names none.
     """
+    if not is_name(session_id):
+        return None
     suffix = " FOR NO KEY UPDATE" if lock and connection.dialect.name == "postgresql" else ""
     row = (
         connection.execute(

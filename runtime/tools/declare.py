@@ -15,7 +15,7 @@ from pydantic import BaseModel, PydanticSchemaGenerationError, TypeAdapter, Vali
 from pydantic.errors import PydanticInvalidForJsonSchema
 
 from runtime.core.canonical import canonical_json, digest
-from runtime.core.model import Effect, Json, RetryPolicy, Scope
+from runtime.core.model import TURN_TOOL, Effect, Json, RetryPolicy, Scope
 from runtime.errors import ConfigurationError
 from runtime.tools.schema import ANY_OBJECT, close, parse_input, refused, require_schema, schema_problems
 
@@ -63,6 +63,15 @@ class ToolDefinition:
     server: str | None = None
     input_model: type[BaseModel] | None = None
     output_type: TypeAdapter[Any] | None = field(default=None, repr=False)
+
+    def __post_init__(self) -> None:
+        """Refuse the name under which the kernel itself makes model calls.
+
+        Raises:
+            ConfigurationError: If the tool has it; the kernel would never run it.
+        """
+        if self.name == TURN_TOOL:
+            raise _wrong(self.name, "is the name of the kernel's own model call — give the tool another name")
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         """Call the function itself: no check, no governance."""

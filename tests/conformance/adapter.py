@@ -116,5 +116,12 @@ def workflow(input: dict[str, Any]) -> dict[str, Any]:
     return adapter_workflow.workflow(input)
 
 
+def pipeline(input: dict[str, Any]) -> dict[str, Any]:
+    """``pipeline.jsonl``: see `tests.conformance.adapter_pipeline`."""
+    from tests.conformance import adapter_pipeline
+
+    return adapter_pipeline.pipeline(input)
+
+
 def _scope_layers(input: dict[str, Any]) -> list[tuple[Scope, ...]]:
     return [_SCOPES.validate_python(input[name]) for name in _LAYERS]

@@ -26,6 +26,9 @@ ROUND_MS = 61_000
 
 ROUNDS = 200
 
+MOST = 12
+"""Deaths of a deployment that dies again and again: so few that what comes after them can end."""
+
 
 class Died(BaseException):
     """This process was killed."""
@@ -37,7 +40,7 @@ class Fate:
 
     Attributes:
         deaths: Pass numbers by point; the first pass is 1.
-        every: Die at each so many-th pass of any point that the engine names, besides.
+        every: Die at each so many-th pass of any point besides, `MOST` times; a sweep by itself passes 18.
         passed: How often each point was passed.
         died_at: The points at which it died, in order.
     """
@@ -53,7 +56,7 @@ class Fate:
         if point.startswith("other."):
             return  # a test's own statements
         self.passed[point] += 1
-        again = self.every is not None and self.passed.total() % self.every == 0
+        again = self.every is not None and self.passed.total() % self.every == 0 and len(self.died_at) < MOST
         if point == self.planned or again or self.passed[point] in self.deaths.get(point, ()):
             self.planned = None
             self.died_at.append(point)
@@ -70,6 +73,27 @@ class Finished:
     finished_at: int
 
 
+class FinishedSteps:
+    """The steps that had succeeded whenever somebody looked; none of them may ever change again."""
+
+    def __init__(self) -> None:
+        self._seen: dict[str, Finished] = {}
+
+    def note(self, runtime: AgentRuntime) -> None:
+        """Look, and compare with what was seen before."""
+        rows = rows_of(runtime, "SELECT id, fence, head, finished_at FROM step WHERE status = 'succeeded'")
+        found = {row.id: Finished(row.id, row.fence, row.head, row.finished_at) for row in rows}
+        changed = [each for each in self._seen.values() if found.get(each.id) != each]
+        assert changed == [], "a step that had been completed ran again"
+        self._seen = found
+
+
+def rows_of(runtime: AgentRuntime, sql: str, **values: Any) -> list[Any]:
+    """The rows of a query."""
+    with runtime.parts.database.reading() as connection:
+        return list(connection.execute(text(sql), values).all())
+
+
 class Deployment:
     """One runtime after the other on one database.
 
@@ -84,7 +108,7 @@ class Deployment:
     ) -> None:
         self._opening = opening
         self._loses_messages = loses_messages
-        self._finished: dict[str, Finished] = {}
+        self._finished = FinishedSteps()
         self.fate = fate
         self.now = round(time.time() * 1000)
         self.runtime = self._open()
@@ -125,7 +149,7 @@ class Deployment:
         """Let another process take the place of this one, which was just killed."""
         self.runtime.close()  # gives sockets back, which a killed process does too; it writes nothing
         self.runtime = self._open()
-        self._note_finished()
+        self._finished.note(self.runtime)
         waiting = [] if self._loses_messages else self.canvas.waiting
         self.canvas = Canvas(self.runtime)
         self.canvas.waiting = waiting
@@ -142,7 +166,7 @@ class Deployment:
         for _ in range(ROUNDS):
             self.do(lambda _: self.canvas.drain())
             if not self._work_is_left():
-                self._note_finished()
+                self._finished.note(self.runtime)
                 return
             self.pass_time(ROUND_MS)
             self.do(lambda runtime: sweep(runtime.parts))
@@ -165,24 +189,15 @@ class Deployment:
 
     def read(self, sql: str, **values: Any) -> list[Any]:
         """The rows of a query."""
-        with self.runtime.parts.database.reading() as connection:
-            return list(connection.execute(text(sql), values).all())
+        return rows_of(self.runtime, sql, **values)
 
     def handle(self, session_id: str) -> SessionHandle:
         """A session, as an operator sees it."""
         return SessionHandle(self.runtime.parts, session_id)
 
-    def _note_finished(self) -> None:
-        """Take note of each step that has succeeded; what was noted before must still be so."""
-        rows = self.read("SELECT id, fence, head, finished_at FROM step WHERE status = 'succeeded'")
-        found = {row.id: Finished(row.id, row.fence, row.head, row.finished_at) for row in rows}
-        changed = [each for each in self._finished.values() if found.get(each.id) != each]
-        assert changed == [], "a step that had been completed ran again"
-        self._finished = found
-
     def check(self) -> None:
         """Hold all that must be true of every session after any crash."""
-        self._note_finished()
+        self._finished.note(self.runtime)
         for row in self.read("SELECT id FROM session ORDER BY id"):
             found = self.runtime.verify(row.id, principal=None)
             assert found.verified, (row.id, found.problem)
@@ -190,18 +205,33 @@ class Deployment:
             assert numbers == list(range(len(numbers))), (row.id, numbers)
 
 
-def once_effects(deployment: Deployment, effects: Counter[str]) -> None:
-    """Each ``once`` call took effect at most once, and where it is not known it was asked about.
+def once_effects(runtime: AgentRuntime, effects: Counter[str]) -> OnceCalls:
+    """Each ``once`` call took effect at most once, and where that is not known it was asked about.
 
     Args:
-        deployment: Where the calls were made.
+        runtime: Where the calls were made.
         effects: How often the effect of each idempotency key, hence of each step, took place.
     """
-    rows = deployment.read("SELECT id, status FROM step WHERE tool_name IN ('ledger:pay', 'ledger:guarded')")
-    asked = {row.step_id for row in deployment.read("SELECT step_id FROM approval WHERE kind = 'in_doubt'")}
+    rows = rows_of(
+        runtime, "SELECT id, status FROM step WHERE tool_name IN ('ledger:pay', 'ledger:guarded', 'slow:pay')"
+    )
+    asked = {row.step_id for row in rows_of(runtime, "SELECT step_id FROM approval WHERE kind = 'in_doubt'")}
     assert {row.id: effects[row.id] for row in rows if effects[row.id] > 1} == {}
     for row in rows:
         if row.status == "succeeded":
             assert effects[row.id] == 1, f"{row.id} is said to have happened"
         elif effects[row.id]:
             assert row.id in asked or row.status == "cancelled", f"{row.id} happened, and nobody was asked"
+    succeeded = sum(row.status == "succeeded" for row in rows)
+    doubts = [row.id for row in rows if row.id in asked]
+    return OnceCalls(len(rows), succeeded, len(doubts), sum(effects[each] for each in doubts))
+
+
+@dataclass(frozen=True)
+class OnceCalls:
+    """How many ``once`` calls there were, succeeded, and were in doubt, and how many of these took effect."""
+
+    calls: int
+    recorded: int
+    in_doubt: int
+    in_doubt_and_done: int

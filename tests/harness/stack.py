@@ -57,10 +57,14 @@ class Stack:
 
     def start(self, name: str, like: str | None = None, **environment: str) -> None:
         """Start one more process of a kind and wait until it is ready."""
+        self.restart(name, like, **environment)
+        self.supervisor.wait_ready(name, 150)
+
+    def restart(self, name: str, like: str | None = None, **environment: str) -> None:
+        """Start a process of a kind; return at once."""
         command = self.commands[like or name]
         argv = tuple(part.replace(f"{like}@", f"{name}@") if like else part for part in command.argv)
         self.supervisor.start(Command(name, argv, {**command.env, **environment}, ready=command.ready))
-        self.supervisor.wait_ready(name, 150)
 
     def signal(self, name: str, number: int) -> None:
         os.kill(self.pid(name), number)

@@ -21,6 +21,11 @@ def idempotency_keys(effect: str) -> set[str]:
     return {words[2] for words in _entries() if " ".join(words[:2]) == effect}
 
 
+def effects() -> Counter[str]:
+    """How often the effect of each idempotency key, hence of each step, took place."""
+    return Counter(words[2] for words in _entries())
+
+
 def _entries() -> list[list[str]]:
     path = Path(os.environ["LEDGER"])
     lines = path.read_text().splitlines() if path.exists() else []

@@ -178,7 +178,7 @@ def _outcome(handle: Any, status: str) -> Outcome:
         )
         for node in handle.nodes()
     )
-    receipts = [event for event in handle.events() if event.kind.startswith("tool_call_")]
+    receipts = [event for event in handle.events() if not event.live]
     workers = {str(event.body.get("worker", "")) for event in receipts}  # "host:pid"
     pids = sorted(int(pid) for pid in (worker.rpartition(":")[2] for worker in workers) if pid.isdigit())
     return Outcome(status, nodes, len(receipts), tuple(pids))

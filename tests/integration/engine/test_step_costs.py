@@ -21,13 +21,13 @@ from tests.harness.sessions import call, context, turn_input, workflow
 # Statements without BEGIN and COMMIT, commits, round trips to Redis of our own; no pings of the pool.
 STEPS = {
     #                                   PostgreSQL            SQLite
-    "a node's first turn":              (Counts(4, 2, 2), Counts(9, 2, 2)),
-    "a turn":                           (Counts(4, 2, 2), Counts(8, 2, 2)),
-    "a node's last turn":               (Counts(4, 2, 2), Counts(10, 2, 2)),
-    "a node's only turn":               (Counts(4, 2, 2), Counts(11, 2, 2)),
-    "a turn that six nodes follow":     (Counts(4, 2, 2), Counts(13, 2, 2)),
-    "a turn that asks for two calls":   (Counts(4, 2, 2), Counts(8, 2, 2)),
-    "a turn that asks for four calls":  (Counts(4, 2, 2), Counts(8, 2, 2)),
+    "a node's first turn":              (Counts(3, 2, 2), Counts(8, 2, 2)),
+    "a turn":                           (Counts(3, 2, 2), Counts(7, 2, 2)),
+    "a node's last turn":               (Counts(3, 2, 2), Counts(9, 2, 2)),
+    "a node's only turn":               (Counts(3, 2, 2), Counts(10, 2, 2)),
+    "a turn that six nodes follow":     (Counts(3, 2, 2), Counts(12, 2, 2)),
+    "a turn that asks for two calls":   (Counts(3, 2, 2), Counts(7, 2, 2)),
+    "a turn that asks for four calls":  (Counts(3, 2, 2), Counts(7, 2, 2)),
     "a sole call":                      (Counts(3, 2, 2), Counts(7, 2, 2)),
     "a sole call with a large output":  (Counts(3, 2, 2), Counts(8, 2, 2)),
     "one of several calls":             (Counts(3, 2, 2), Counts(6, 2, 2)),

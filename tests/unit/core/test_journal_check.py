@@ -79,10 +79,41 @@ def test_an_output_of_null_is_in_no_receipt_and_fits():
     assert step_problem(turn(head=finished.hash, last=finished, texts=texts)) is None
 
 
-@pytest.mark.parametrize(("result", "fits"), [(TEXTS["output"], True), (None, True), ("{}", False)])
+@pytest.mark.parametrize(("result", "fits"), [(TEXTS["output"], True), (None, False), ("{}", False)])
 def test_a_nodes_result_is_the_output_of_its_last_call(result, fits):
-    node = RecordedNode("u", "plan", turn().head, result, None, turn().last)
+    node = RecordedNode("u", "plan", "completed", turn().head, result, None, turn().last)
     assert (node_problem(node) is None) is fits
+
+
+def test_a_node_that_goes_on_has_no_result_again():
+    node = RecordedNode("u", "plan", "running", turn().head, None, None, turn().last)
+    assert node_problem(node) is None
+
+
+@pytest.mark.parametrize("status", ["completed", "error"])
+def test_a_node_that_no_receipt_ended_is_not_over(status):
+    assert (
+        "no receipt says so" in node_problem(RecordedNode("u", "plan", status, None, None, None, None)).reason
+    )
+
+
+@pytest.mark.parametrize(
+    ("kind", "body", "says"),
+    [
+        ("tool_call_finished", {"result": "success"}, "completed"),
+        ("tool_call_finished", {"result": "denied"}, "error"),
+        ("group_joined", {"output_hash": text_hash("[]")}, "completed"),
+        ("group_joined", {"error_hash": text_hash("{}")}, "error"),
+        ("node_copied", {"status": "error"}, "error"),
+        ("session_forked", {}, None),
+    ],
+)
+def test_a_nodes_end_is_what_its_last_receipt_says(kind, body, says):
+    last = Chain("n.0.0", 1, []).add(kind, body)
+    for status in ("completed", "error"):
+        node = RecordedNode("u", "plan", status, last.hash, "[]", "{}", last)
+        problem = node_problem(node)
+        assert (problem is not None and repr(says) in problem.reason) is (status != says)
 
 
 MESSAGES = [canonical_json({"role": "user", "content": word}) for word in ("one", "two", "three")]
@@ -118,7 +149,8 @@ def test_a_message_that_is_gone_is_noticed(stored):
 
 
 def check(*texts, first=0):
-    return NodeCheck(RecordedNode("u", "plan", None, None, None, None), transcript(*texts, first=first))
+    node = RecordedNode("u", "plan", "running", None, None, None, None)
+    return NodeCheck(node, transcript(*texts, first=first))
 
 
 def test_a_refused_first_turn_may_lack_the_context_that_is_stored_with_a_start():

@@ -65,6 +65,7 @@ def test_scopes_may_be_given_as_in_the_workspace_file():
     [
         ({"name": ""}, "1-200 printable characters"),
         ({"name": "a\nb"}, "1-200 printable characters"),
+        ({"name": "agent:execute-turn"}, "the name of the kernel's own model call — give the tool another"),
         ({"effect": "twice"}, "effect 'twice' — write 'read', 'idempotent' or 'once'"),
         ({"time_limit": 0}, "time_limit 0 — write a number of seconds above 0"),
         ({"scopes": [{"type": "path"}]}, "scopes.*write e.g."),
