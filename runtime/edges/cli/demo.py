@@ -42,7 +42,6 @@ def demo(
     from runtime.settings import Settings
 
     refuse_shadowed_modules()
-    began = time.monotonic()
     console = Console(stderr=as_json, highlight=False)
     name = f"demo-{datetime.now(UTC):%Y%m%d-%H%M%S}-{secrets.token_hex(2)}"
     run_dir = Settings.load(state_dir=state_dir).state_dir / name
@@ -54,7 +53,7 @@ def demo(
                 decide, show = _decider(console, approve), _shower(console)
                 outcome = play(scene, name, decide=decide, show=show, timeout=timeout)
             console.print("[dim]▪ all processes are stopped; a second process verifies the evidence")
-            result = report(scene.settings, scene, name, outcome, time.monotonic() - began)
+            result = report(scene.settings, scene, name, outcome)
     except KeyboardInterrupt:
         note(f"interrupted; everything is stopped, state is kept in {run_dir}")
         raise typer.Exit(130) from None

@@ -11,6 +11,7 @@ import time
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import asdict, dataclass
+from pathlib import Path
 from typing import Any
 
 from runtime import ExecutionContext, start_governed_agent_workflow
@@ -24,6 +25,8 @@ from runtime.settings import Settings
 ENDED = {"completed", "error", "cancelled", "suspended"}
 VERIFY_TIMEOUT_SECONDS = 60
 APPROVER = "demo operator"
+
+_IMPORTED = time.monotonic()
 
 Decide = Callable[[Any], bool]
 """Takes a pending approval request and says yes or no."""
@@ -61,7 +64,8 @@ class Report:
         receipts: How many receipts its evidence holds.
         verified: Whether a second process found the evidence whole.
         worker_pids: Processes that ran steps.
-        seconds: From the command's start to the end of the session and the stack.
+        seconds: The whole run: from the start of this process, before it had imported anything, until the
+            stack was stopped and the evidence verified.
         calendar: What the calendar holds afterwards.
         model: Who played the model.
         state_dir: Where database, calendar and logs are kept.
@@ -137,20 +141,30 @@ def verify(settings: Settings, session_id: str) -> bool:
         return False
 
 
-def report(settings: Settings, stage: Stage, session_id: str, outcome: Outcome, seconds: float) -> Report:
-    """The report of a session whose stack has been stopped."""
+def report(settings: Settings, stage: Stage, session_id: str, outcome: Outcome) -> Report:
+    """Have the evidence of a session verified whose stack has been stopped, and report on the whole run."""
+    verified = verify(settings, session_id)
     return Report(
         session_id=session_id,
         status=outcome.status,
         nodes=outcome.nodes,
         receipts=outcome.receipts,
-        verified=verify(settings, session_id),
+        verified=verified,
         worker_pids=outcome.worker_pids,
-        seconds=round(seconds, 2),
+        seconds=round(process_age(), 2),
         calendar=tuple(contents(stage.calendar)),
         model=stage.model.name,
         state_dir=os.path.relpath(settings.state_dir),
     )
+
+
+def process_age() -> float:
+    """Seconds since this process was started; where the system does not tell, since this import."""
+    if sys.platform == "linux":
+        # The 22nd field of the line, of which the second, in parentheses, may hold anything.
+        ticks = int(Path("/proc/self/stat").read_text().rpartition(")")[2].split()[19])
+        return time.clock_gettime(time.CLOCK_BOOTTIME) - ticks / os.sysconf("SC_CLK_TCK")
+    return time.monotonic() - _IMPORTED
 
 
 def _next_status(stage: Stage, handle: Any, timeout: float) -> str:

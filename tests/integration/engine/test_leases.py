@@ -1,4 +1,9 @@
-"""A claim whose lease has run down when the call is about to be made is given back: nothing happened."""
+"""A claim whose lease has run down when the call is about to be made is given back: nothing happened.
+
+One that is held while its call goes on is extended, so that nobody takes it over.
+"""
+
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 from sqlalchemy import text
@@ -7,8 +12,11 @@ from runtime import start_governed_agent_session
 from runtime.agent_runtime import AgentRuntime
 from runtime.engine.leases import Leases
 from runtime.engine.sweep import sweep
+from runtime.settings import Settings
+from tests.harness.inline import InlineWorkers
 from tests.harness.sessions import call, context, turn_input
-from tests.harness.witness import ledger, results
+from tests.harness.stack import until
+from tests.harness.witness import ledger, let_go, receipts, results
 
 NO_MARGIN_SECONDS = 1e-6
 """Gone before the start's own commit has returned, however fast the machine."""
@@ -76,3 +84,65 @@ def test_a_released_call_is_swept_up_and_runs_once(runtime, workers, slow, tool,
     assert results(flow, tool) == ["released", "success"]
     found = runtime.verify("s-1")
     assert found.verified, found.problem
+
+
+# --- the heartbeat --------------------------------------------------------------------------------
+
+LEASE_SECONDS = 1.0
+
+
+@pytest.fixture
+def two_processes(folder, migrated_url, valkey):
+    """Two runtimes on one deployment, as two worker processes open them, whose leases are short."""
+    settings = Settings.load(
+        workspace=folder / "workspace.yaml",
+        database_url=migrated_url,
+        redis_url=valkey.url,
+        lease_seconds=LEASE_SECONDS,
+        heartbeat_seconds=LEASE_SECONDS / 5,
+        republish_seconds=0.1,
+        republish_max_seconds=0.1,
+    )
+    with AgentRuntime.open(settings=settings) as first, AgentRuntime.open(settings=settings) as second:
+        yield first, second
+
+
+@pytest.mark.parametrize(("tool", "effect"), [("ledger:put", "put a"), ("ledger:pay", "pay a")])
+def test_a_call_that_lasts_longer_than_its_lease_runs_once_while_another_worker_sweeps(
+    two_processes, tool, effect
+):
+    first, second = two_processes
+    workers, others = InlineWorkers(first), InlineWorkers(second)
+    flow = start(first, call(tool, "a", hold=True), "/say Done.")
+    workers.next()
+    hint = workers.inbox.hints[0]
+    with ThreadPoolExecutor(1) as pool:
+        running = pool.submit(workers.next)
+        try:
+            until(lambda: ledger() == {effect: 1})
+            granted = row(second, hint.step_id).lease_until
+            with second.parts.database.writing() as connection:  # or the sweep looks at it after 5 s only
+                connection.execute(
+                    text("UPDATE step SET publish_at = 0 WHERE id = :id"), {"id": hint.step_id}
+                )
+            # The lease as it was first granted has been over for twice its length when the call returns.
+            until(lambda: swept_at(second) > granted + 2_000 * LEASE_SECONDS)
+            assert others.inbox.hints == [], "nobody is asked to take over what is held"
+        finally:
+            let_go()
+        running.result(60)
+    workers.drain()
+    others.drain()
+    assert flow.status() == "completed"
+    assert ledger() == {effect: 1}
+    assert results(flow, tool) == ["success"]
+    assert len(receipts(flow, "tool_call_started", tool)) == 1
+    assert row(second, hint.step_id).fence == 1
+    assert second.verify("s-1").verified
+
+
+def swept_at(runtime):
+    """Sweep; the database's clock afterwards."""
+    sweep(runtime.parts)
+    with runtime.parts.database.reading() as connection:
+        return connection.execute(text(f"SELECT {runtime.parts.database.now_sql}")).scalar_one()
