@@ -17,8 +17,8 @@ from runtime.orchestration import start_governed_agent_workflow
 NODES = 50
 """Nodes of one session, each with an instant of its own and nothing else to wait for."""
 
-LEAD_SECONDS = 4.0
-"""How long before the first instant the sessions are started, and a second more for each of them."""
+LEAD_SECONDS = 12.0
+"""How long before the first instant sessions are started and workers asked; one more for each session."""
 
 
 def measure(lab: Lab, quick: bool) -> list[Line]:

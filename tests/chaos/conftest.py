@@ -8,11 +8,20 @@ from runtime.store.engine import Database
 from runtime.store.migrate import upgrade
 from tests.harness.stack import running
 
+ALWAYS_ON_BOTH = ("start.", "record.", "advance.", "resolve.", "doubt.")
+"""Commits whose boundaries are killed at on PostgreSQL too in every run; the others on SQLite."""
 
+
+@pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(items):
     for item in items:
-        if "chaos" in item.path.parts:
-            item.add_marker(pytest.mark.chaos)
+        if "chaos" not in item.path.parts:
+            continue
+        item.add_marker(pytest.mark.chaos)
+        given = item.callspec.params if hasattr(item, "callspec") else {}
+        point = given.get("point", "")
+        if given.get("migrated_url") == "postgresql" and point and not point.startswith(ALWAYS_ON_BOTH):
+            item.add_marker(pytest.mark.exhaustive)
 
 
 @pytest.fixture

@@ -413,7 +413,8 @@ def deaths():
     for transition, passes in OFTEN.items():
         for point in transition.points[1:]:
             for nth in passes:
-                yield pytest.param("workflow", point, nth, id=f"workflow-{point}-{nth}")
+                name = f"workflow-{point}-{nth}"
+                yield pytest.param("workflow", point, nth, id=name, marks=pytest.mark.exhaustive)
     for nth in (1, 6, 13):
         yield pytest.param("workflow", BEFORE_PUBLISH, nth, id=f"workflow-{BEFORE_PUBLISH}-{nth}")
 
@@ -465,7 +466,7 @@ def test_a_death_there_changes_nothing_about_the_end(deploy, model, name, point,
     assert point in fate.died_at
 
 
-@pytest.mark.parametrize("every", [31, 47])
+@pytest.mark.parametrize("every", [31, pytest.param(47, marks=pytest.mark.exhaustive)])
 @pytest.mark.parametrize("loses_messages", [True, False], ids=["messages-lost", "messages-kept"])
 def test_one_death_after_another_changes_nothing_about_the_end(deploy, model, every, loses_messages):
     deployment = deploy(Fate(every=every), loses_messages=loses_messages)
