@@ -148,7 +148,7 @@ def test_progress_that_no_commit_holds_is_marked_live_and_gives_a_cursor_to_go_o
 @pytest.mark.parametrize("migrated_url", ["postgresql"], indirect=True)
 def test_an_ended_session_is_followed_until_what_was_held_back_has_come(runtime, workers, flow, monkeypatch):
     database = runtime.parts.database
-    older = database.engine.connect()
+    older = database.engine.connect().execution_options(isolation_level="READ COMMITTED")
     transaction = older.begin()
     write(older, "late")
     workers.drain()
