@@ -38,11 +38,11 @@ def test_a_worker_killed_in_mid_turn_is_replaced_and_the_session_completes(attac
 @pytest.mark.parametrize(
     ("attached", "point"),
     [
-        ("sqlite", "start.before_commit"),
+        pytest.param("sqlite", "start.before_commit", marks=pytest.mark.exhaustive),
         ("sqlite", "start.after_commit"),
         ("sqlite", "record.before_commit"),
-        ("sqlite", "record.after_commit"),
-        ("sqlite", "advance.after_commit"),
+        pytest.param("sqlite", "record.after_commit", marks=pytest.mark.exhaustive),
+        pytest.param("sqlite", "advance.after_commit", marks=pytest.mark.exhaustive),
         ("postgresql", "start.after_commit"),
         ("postgresql", "record.before_commit"),
     ],

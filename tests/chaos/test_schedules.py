@@ -43,7 +43,11 @@ def at(text):
 
 @pytest.mark.parametrize(
     "point",
-    ["claim_schedule.after_commit", "session_start.before_commit", "claim_schedule.before_commit:2"],
+    [
+        "claim_schedule.after_commit",
+        "session_start.before_commit",
+        pytest.param("claim_schedule.before_commit:2", marks=pytest.mark.exhaustive),
+    ],
 )
 def test_a_process_killed_in_a_scheduled_start_leaves_one_session(folder, migrated_url, valkey, point):
     workspace = folder / "workspace.yaml"
