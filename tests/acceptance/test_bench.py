@@ -60,6 +60,7 @@ def small_run(bench):
     }
 
 
+@pytest.mark.exhaustive
 def test_graphs_are_measured_beside_chords_and_joined_by_them(small_run):
     found = small_run["graphs"]
     assert found["workflows / chord_pg"]["at_least"] == 0.6
@@ -69,6 +70,7 @@ def test_graphs_are_measured_beside_chords_and_joined_by_them(small_run):
     assert found["advances of a graph"]["spread"]["median"] < 15
 
 
+@pytest.mark.exhaustive
 def test_parked_sessions_are_measured_and_hold_no_worker(small_run):
     found = small_run["parked"]
     assert found["40 parked: worker slots"]["spread"]["high"] == 0
@@ -78,6 +80,7 @@ def test_parked_sessions_are_measured_and_hold_no_worker(small_run):
     assert found["resolve → next step, p50"]["spread"]["median"] > 0
 
 
+@pytest.mark.exhaustive
 def test_wake_ups_are_published_after_they_are_due_and_held_by_no_worker_before(small_run):
     found = small_run["wakeups"]
     assert found["50 over 2 s: due → published, p50"]["spread"]["median"] > 0
@@ -85,6 +88,7 @@ def test_wake_ups_are_published_after_they_are_due_and_held_by_no_worker_before(
     assert found["tasks that workers hold before"]["spread"]["high"] == 0
 
 
+@pytest.mark.exhaustive
 def test_a_late_turn_writes_as_much_as_an_early_one(small_run):
     found = small_run["long"]
     assert 0.9 < found["bytes written: turn 40 / turn 10"]["spread"]["median"] <= 1.1

@@ -12,6 +12,10 @@ ALWAYS_ON_BOTH = ("start.", "record.", "advance.", "resolve.", "doubt.")
 """Commits whose boundaries are killed at on PostgreSQL too in every run; the others on SQLite."""
 
 
+REPEATED_ELSEWHERE = ("test_big_graph.py", "test_schedules.py", "test_processes_are_replaced.py")
+"""Long runs of real processes whose claims shorter tests of every run make too."""
+
+
 @pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(items):
     for item in items:
@@ -21,6 +25,8 @@ def pytest_collection_modifyitems(items):
         given = item.callspec.params if hasattr(item, "callspec") else {}
         point = given.get("point", "")
         if given.get("migrated_url") == "postgresql" and point and not point.startswith(ALWAYS_ON_BOTH):
+            item.add_marker(pytest.mark.exhaustive)
+        if item.path.name in REPEATED_ELSEWHERE:
             item.add_marker(pytest.mark.exhaustive)
 
 
