@@ -45,8 +45,8 @@ _TRANSCRIPT = """
 SELECT content FROM message WHERE node_uid = :node AND number < :before ORDER BY number
 """
 
-# Canonical JSON has no line feeds of its own, so they can separate messages. SQLite keeps a subquery's order for
-# group_concat: rule 16 of its query flattener (sqlite.org/optoverview.html) is there for that.
+# Canonical JSON has no line feeds of its own, so they can separate messages. SQLite keeps a subquery's order
+# for group_concat: rule 16 of its query flattener (sqlite.org/optoverview.html) is there for that.
 _JOINED = {
     "postgresql": "SELECT string_agg(m.content, chr(10) ORDER BY m.number) FROM message m "
     "WHERE m.node_uid = s.node_uid AND m.number < s.messages_before",
