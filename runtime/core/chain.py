@@ -36,6 +36,11 @@ def receipt_hash(body: str) -> str:
     return text_hash(RECEIPT_DOMAIN + body)
 
 
+def extend_transcript(digest: str, size: int, text: str) -> tuple[str, int]:
+    """The digest and byte count of a transcript after one more message."""
+    return text_hash(digest + text), size + len(text.encode())
+
+
 @dataclass(frozen=True, slots=True)
 class Content:
     """A JSON value as evidence keeps it: its canonical text and the hash of that text."""

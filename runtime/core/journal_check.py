@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from runtime.core.canonical import canonical_json
-from runtime.core.chain import Problem, Receipt, text_hash
+from runtime.core.chain import Problem, Receipt, extend_transcript, text_hash
 from runtime.core.model import NodeStatus, StepStatus
 from runtime.errors import AgentRuntimeError
 
@@ -188,8 +188,7 @@ class Transcript:
         number, content = taken
         self.first = number if self.first is None else self.first
         self.count += 1
-        self.size += len(content.encode())
-        self.digest = text_hash(self.digest + content)
+        self.digest, self.size = extend_transcript(self.digest, self.size, content)
         if _body(content).get("role") == "assistant":
             self.answer = taken
         return True

@@ -12,13 +12,13 @@ from collections.abc import Sequence
 from itertools import groupby
 from typing import Any
 
+from runtime.core.chain import extend_transcript
 from runtime.core.lifecycle import NODE_ENDED
 from runtime.core.model import NodeStatus, StepKind
 from runtime.engine.cancelling import cancel_waiting, look_again
 from runtime.engine.frontier import promote_dependants
 from runtime.engine.promotion import Promotion, named
 from runtime.engine.settle import settle
-from runtime.engine.transcript import extend_transcript
 from runtime.live.hints import Hint, StepHint
 from runtime.store.crashpoints import Transition
 from runtime.store.engine import Database

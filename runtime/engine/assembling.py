@@ -11,7 +11,8 @@ import json
 from dataclasses import dataclass, replace
 from typing import Any
 
-from runtime.engine.transcript import context_message, extend_transcript
+from runtime.core.chain import extend_transcript
+from runtime.engine.transcript import context_message
 from runtime.store.engine import Database
 from runtime.store.journal import LoadedStep, Predecessors, load_results, load_signals, load_transcript
 from runtime.store.rows import message_row

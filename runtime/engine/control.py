@@ -13,15 +13,12 @@ from runtime.live.hints import AdvanceHint, StepHint
 from runtime.store.crashpoints import Transition
 from runtime.store.rows import continuation_row
 from runtime.store.sessions import StoredSession, add_control_receipt, find_session
-from runtime.store.tables import ContinuationRow
+from runtime.store.tables import OPEN_STEPS, ContinuationRow
 from runtime.store.write import Change
-
-STILL_OPEN = "status IN ('pending', 'ready', 'waiting_approval', 'in_doubt', 'quarantined')"
-"""The condition of the index `ix_step_open`, word for word: SQLite matches it by text."""
 
 _DUE = f"""
 UPDATE {{steps}} SET publish_at = CAST(:publish AS BIGINT), publishes = 0
- WHERE session_id = :id AND {STILL_OPEN} AND status = 'ready' AND due_at <= :now AND driver = 'worker'
+ WHERE session_id = :id AND {OPEN_STEPS} AND status = 'ready' AND due_at <= :now AND driver = 'worker'
 RETURNING id, node_id, kind, queue,
           (SELECT n.priority FROM node n WHERE n.uid = step.node_uid) AS priority
 """

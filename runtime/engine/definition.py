@@ -9,11 +9,12 @@ from typing import Any
 
 from runtime.core.canonical import canonical_json
 from runtime.core.canvas import NodePlan, plan_instance
+from runtime.core.chain import extend_transcript
 from runtime.core.durations import milliseconds
 from runtime.core.model import TURN_TOOL, NodeStatus, StepKind, StepStatus, WorkflowNode
 from runtime.core.turn import TranscriptMessage, validate_turn_input
 from runtime.engine.publishing import REPUBLISH_MS
-from runtime.engine.transcript import extend_transcript, item_message, stored_message
+from runtime.engine.transcript import item_message, stored_message
 from runtime.errors import InvalidInput
 from runtime.store.ids import node_uid, step_id
 from runtime.store.rows import continuation_row, edge_row, message_row, node_row, step_row

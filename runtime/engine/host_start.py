@@ -8,7 +8,6 @@ nothing.
 
 from __future__ import annotations
 
-import hashlib
 import time
 from dataclasses import dataclass
 from typing import Any
@@ -27,7 +26,7 @@ from runtime.kernel.verdict import Call, Grant, Verdict, VerdictKind
 from runtime.store import journal
 from runtime.store.clock import Clock
 from runtime.store.crashpoints import Transition
-from runtime.store.ids import new_id
+from runtime.store.ids import new_id, node_uid
 from runtime.store.journal import LoadedStep
 from runtime.store.rows import node_row, step_row
 from runtime.store.tables import NodeRow, SessionRow, StepRow
@@ -102,12 +101,12 @@ def load_call(parts: Parts, name: str, ctx: ExecutionContext) -> HostCall:
         StoreUnavailable: If the database cannot be reached.
     """
     node_id = f"host:{ctx.run_id}:{ctx.task_id}"
-    node_uid = "hst_" + hashlib.sha256(canonical_json([ctx.session_id, node_id]).encode()).hexdigest()[:32]
+    uid = node_uid(ctx.session_id, node_id)
     with parts.database.reading() as connection:
         loaded = connection.execute(
             text(_LOAD.format(now=parts.database.now_sql)),
             {
-                "node": node_uid,
+                "node": uid,
                 "session": ctx.session_id,
                 "approval": _asked(ctx),
             },
@@ -117,7 +116,7 @@ def load_call(parts: Parts, name: str, ctx: ExecutionContext) -> HostCall:
         name=name,
         ctx=ctx,
         step_id=new_id("hst"),
-        node_uid=node_uid,
+        node_uid=uid,
         node_id=node_id,
         loaded=loaded,
         turn_index=_turn_index(name, ctx, loaded.turns or 0),

@@ -13,14 +13,13 @@ from typing import Any
 
 from runtime.core.canonical import canonical_json
 from runtime.core.canvas import NodePlan
-from runtime.core.chain import Chain, Content, Receipt
+from runtime.core.chain import Chain, Content, Receipt, extend_transcript
 from runtime.core.lifecycle import StepEvent
 from runtime.core.messages import create_tool_result_message
 from runtime.core.model import TURN_TOOL, NodeStatus, StepKind, StepStatus, ToolOutput
 from runtime.core.text import storable
 from runtime.engine.outcome import CallResult, Outcome
 from runtime.engine.publishing import REPUBLISH_MS, hint_of, hints_of, step_hint
-from runtime.engine.transcript import extend_transcript
 from runtime.live.hints import AdvanceHint, Carrier, ChordHint, Hint, StepHint
 from runtime.store.ids import step_id
 from runtime.store.journal import LoadedStep, StepEnd, add_evidence, guard_record

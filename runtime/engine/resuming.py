@@ -14,23 +14,24 @@ from typing import Any
 from sqlalchemy import Connection, text
 
 from runtime.core.canonical import canonical_json
+from runtime.core.chain import extend_transcript
 from runtime.core.model import TURN_TOOL, NodeStatus, StepKind, StepStatus
 from runtime.core.text import check_name
 from runtime.core.turn import TranscriptMessage
-from runtime.engine.control import STILL_OPEN, locked_session, open_steps, publish_due
+from runtime.engine.control import locked_session, open_steps, publish_due
 from runtime.engine.definition import GROUP
 from runtime.engine.parts import Parts
 from runtime.engine.promotion import named
 from runtime.engine.publishing import REPUBLISH_MS
 from runtime.engine.signals import add_signals, check_messages
-from runtime.engine.transcript import extend_transcript, stored_message
+from runtime.engine.transcript import stored_message
 from runtime.errors import ErrorCode, InvalidInput, SessionConflict
 from runtime.live.hints import AdvanceHint, Hint
 from runtime.store.crashpoints import Transition
 from runtime.store.ids import step_id
 from runtime.store.rows import continuation_row, message_row, step_row
 from runtime.store.sessions import StoredSession, number_continuations
-from runtime.store.tables import ContinuationRow, MessageRow, NodeRow, StepRow
+from runtime.store.tables import OPEN_STEPS, ContinuationRow, MessageRow, NodeRow, StepRow
 from runtime.store.write import Change, update_rows
 
 
@@ -159,7 +160,7 @@ SELECT e.node_uid, e.depends_on_uid, n.status, d.item IS NOT NULL AS instance
 _CONTINUE = f"""
 UPDATE {{steps}} SET status = 'ready', crashes = 0, attempts = 0, publishes = 0, reason = NULL,
        propagated = :yes, due_at = CAST(:now AS BIGINT), publish_at = CAST(:now AS BIGINT)
- WHERE session_id = :id AND {STILL_OPEN} AND (status = 'quarantined' OR (status = 'pending' AND node_uid IN
+ WHERE session_id = :id AND {OPEN_STEPS} AND (status = 'quarantined' OR (status = 'pending' AND node_uid IN
        (SELECT uid FROM node WHERE session_id = :id AND status = 'suspended'
            AND (reason IS NULL OR reason <> 'quarantined'))))
 """

@@ -7,7 +7,6 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from runtime.core.canonical import canonical_json
-from runtime.core.chain import text_hash
 from runtime.core.turn import ToolCall, TranscriptMessage
 
 
@@ -22,11 +21,6 @@ def stored_message(message: TranscriptMessage) -> dict[str, Any]:
     if message.reasoning:
         data["reasoning"] = list(message.reasoning)
     return data
-
-
-def extend_transcript(digest: str, size: int, text: str) -> tuple[str, int]:
-    """The digest and byte count of a transcript after one more message."""
-    return text_hash(digest + text), size + len(text.encode())
 
 
 def item_message(item: Any, number: int, count: int) -> dict[str, Any]:

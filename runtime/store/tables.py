@@ -109,8 +109,8 @@ class EdgeRow(SQLModel, table=True):
     __table_args__ = (Index("ix_edge_depends_on", "depends_on_uid"),)
 
 
-_OPEN = "status IN ('pending', 'ready', 'waiting_approval', 'in_doubt', 'quarantined')"
-"""Steps that somebody or something still has to move."""
+OPEN_STEPS = "status IN ('pending', 'ready', 'waiting_approval', 'in_doubt', 'quarantined')"
+"""Steps that somebody or something still has to move: the condition of `ix_step_open`, word for word."""
 
 
 class StepRow(SQLModel, table=True):
@@ -164,8 +164,8 @@ class StepRow(SQLModel, table=True):
         Index(
             "ix_step_open",
             "session_id",
-            sqlite_where=text(_OPEN),
-            postgresql_where=text(_OPEN),
+            sqlite_where=text(OPEN_STEPS),
+            postgresql_where=text(OPEN_STEPS),
         ),
         Index(
             "ix_step_publish",

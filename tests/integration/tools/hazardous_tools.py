@@ -39,7 +39,7 @@ def typed(input: Text, ctx: ToolContext) -> Text:
 @tool("t:async", effect="read")
 async def asynchronous(input: dict, ctx: ToolContext):
     """Return the input, later."""
-    await asyncio.sleep(0)
+    await asyncio.to_thread(threading.get_ident)
     return input
 
 

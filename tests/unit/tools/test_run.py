@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import threading
 from datetime import date
 
 import pytest
@@ -51,7 +52,7 @@ def test_models_dates_and_tuples_become_plain_json():
 
 def test_an_async_function_runs_to_its_end():
     async def handler(input, ctx):
-        await asyncio.sleep(0)
+        await asyncio.to_thread(threading.get_ident)
         return input
 
     assert call(handler, {"a": 1}).data == {"a": 1}
@@ -59,7 +60,7 @@ def test_an_async_function_runs_to_its_end():
 
 def test_an_async_function_runs_also_where_a_loop_is_running():
     async def handler(input, ctx):
-        await asyncio.sleep(0)
+        await asyncio.to_thread(threading.get_ident)
         return "done"
 
     async def main():
