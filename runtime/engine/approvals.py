@@ -5,24 +5,24 @@ from __future__ import annotations
 import os
 import pwd
 from dataclasses import dataclass
-from typing import Any
 
-from sqlalchemy import Connection, text
+from sqlalchemy import Connection
 
 from runtime.core.canonical import canonical_json
-from runtime.core.chain import Chain
+from runtime.core.chain import Chain, Receipt
 from runtime.core.messages import create_approval_resolution_message
-from runtime.core.model import StepKind, StepStatus, ToolOutput
+from runtime.core.model import StepStatus, ToolOutput
 from runtime.core.text import check_name
 from runtime.engine.parts import Parts
-from runtime.engine.publishing import REPUBLISH_MS
-from runtime.engine.record import Recording, answer_model, tool_result
+from runtime.engine.publishing import REPUBLISH_MS, step_hint
+from runtime.engine.record import answer_model, tool_result
+from runtime.engine.recording import Recording
 from runtime.errors import ApprovalRefused, ErrorCode, InvalidInput
-from runtime.live.hints import AdvanceHint, Hint, StepHint
-from runtime.store import journal
+from runtime.live.hints import AdvanceHint, Hint
 from runtime.store.approvals import Approval, find_approval
 from runtime.store.crashpoints import Transition
-from runtime.store.sessions import StoredSession, add_control_receipt, find_session
+from runtime.store.sessions import StoredSession, add_control_receipt, lock_session_of
+from runtime.store.steps import LoadedStep, load_step_in
 from runtime.store.tables import ApprovalVoteRow
 from runtime.store.write import Change
 
@@ -78,25 +78,18 @@ def resolve(parts: Parts, answer: Answer) -> Resolution:
         InvalidInput: If the answer does not say which request, whether, who, or how that is known.
     """
     _check(answer)
-    with parts.database.reading() as connection:
-        approval = find_approval(connection, answer.request_id)
-    if approval is None:
-        raise ApprovalRefused(
-            f"there is no approval request {answer.request_id!r}; see 'agent-runtime approvals list'",
-            code="not_found",
-        )
-    hints: list[Hint] = []
     with parts.database.writing(Transition.RESOLVE) as connection:
-        session = find_session(parts.database, connection, approval.session_id, lock=True)
-        assert session is not None
-        now = session.now
-        current = find_approval(connection, answer.request_id)
-        assert current is not None
-        _refuse_late(current, session, now)
-        receipts = _write_answer(connection, session, current, answer, now)
-        hints = _move_step(parts, connection, current, answer, now)
-    parts.live.announce(approval.session_id, approval.node_id, receipts, resolved=[approval.request_id])
-    parts.publisher.publish(hints)
+        session = lock_session_of(parts.database, connection, answer.request_id)
+        approval = find_approval(connection, answer.request_id)
+        if session is None or approval is None:
+            raise ApprovalRefused(
+                f"there is no approval request {answer.request_id!r}; see 'agent-runtime approvals list'",
+                code="not_found",
+            )
+        _refuse_late(approval, session)
+        status = "approved" if answer.approved else "denied"
+        receipt, hints = _write_answer(parts, connection, session, approval, answer, status)
+    _tell(parts, approval, receipt, hints)
     return Resolution(
         approval.request_id,
         answer.approved,
@@ -105,6 +98,11 @@ def resolve(parts: Parts, answer: Answer) -> Resolution:
         approval.session_id,
         approval.tool_name,
     )
+
+
+def _tell(parts: Parts, approval: Approval, receipt: Receipt, hints: list[Hint]) -> None:
+    parts.publisher.publish(hints)  # first, since the call waits for it
+    parts.live.announce(approval.session_id, approval.node_id, [receipt], resolved=[approval.request_id])
 
 
 def _check(answer: Answer) -> None:
@@ -118,7 +116,7 @@ def _check(answer: Answer) -> None:
         )
 
 
-def _refuse_late(approval: Approval, session: StoredSession, now: int) -> None:
+def _refuse_late(approval: Approval, session: StoredSession) -> None:
     if approval.status != "pending":
         said = f" by {approval.resolved_by}" if approval.resolved_by else ""
         code = {"expired": "expired", "cancelled": "cancelled"}.get(approval.status, "already_resolved")
@@ -127,7 +125,7 @@ def _refuse_late(approval: Approval, session: StoredSession, now: int) -> None:
             code=code,
             details={"status": approval.status, "resolved_by": approval.resolved_by},
         )
-    if approval.expires_at <= now:
+    if approval.expires_at <= session.now:
         raise ApprovalRefused(
             f"approval request {approval.request_id} has expired; the call is denied by default",
             code="expired",
@@ -140,88 +138,93 @@ def _refuse_late(approval: Approval, session: StoredSession, now: int) -> None:
 
 
 def _write_answer(
-    connection: Connection, session: StoredSession, approval: Approval, answer: Answer, now: int
-) -> list[Any]:
+    parts: Parts,
+    connection: Connection,
+    session: StoredSession,
+    approval: Approval,
+    answer: Answer,
+    status: str,
+) -> tuple[Receipt, list[Hint]]:
+    """Write an answer and move the step that waits, in one change; its receipt, and what to publish."""
+    step = load_step_in(connection, parts.database, approval.step_id, "")
+    change, hints = _move_step(parts, step, approval, answer, session.now)
+    receipt = _add_answer(change, session, approval, answer, status)
+    if not change.apply(connection):
+        raise ApprovalRefused(
+            f"the call of approval request {approval.request_id} no longer waits", code="already_resolved"
+        )
+    return receipt, hints
+
+
+def _move_step(
+    parts: Parts, step: LoadedStep | None, approval: Approval, answer: Answer, now: int
+) -> tuple[Change, list[Hint]]:
+    """Let the step run, or tell the model that it may not."""
+    if step is None or step.driver == "host" or step.approval_id != approval.request_id:
+        return Change(), []  # nothing waits: a host repeats its call by itself
+    hints: list[Hint] = [step_hint(step)]
     change = Change()
-    status = "approved" if answer.approved else "denied"
+    if answer.approved:
+        _let_run(change, step, now)
+    else:
+        recording = _denied(parts, step, approval, answer, now)
+        change, hints = recording.change, [*recording.hints(), AdvanceHint(step.session_id)]
+    _node_runs_on(change, approval)
+    return change, hints
+
+
+def _add_answer(
+    change: Change, session: StoredSession, approval: Approval, answer: Answer, status: str
+) -> Receipt:
+    said = {"principal": answer.principal, "established_by": answer.established_by, "at": session.now}
+    reason = None if answer.reason is None else canonical_json(answer.reason)
     change.guard(
         "UPDATE approval SET status = :status, resolved_at = CAST(:now AS BIGINT), resolved_by = :by, "
         "reason = :reason WHERE id = :id AND status = 'pending'",
         status=status,
-        now=now,
+        now=session.now,
         by=answer.principal,
-        reason=None if answer.reason is None else canonical_json(answer.reason),
+        reason=reason,
         id=approval.request_id,
     )
-    vote = {
-        "approval_id": approval.request_id,
-        "principal": answer.principal,
-        "established_by": answer.established_by,
-        "approved": answer.approved,
-        "reason": None if answer.reason is None else canonical_json(answer.reason),
-        "at": now,
-    }
+    vote = {"approval_id": approval.request_id, "approved": answer.approved, "reason": reason, **said}
     change.insert(ApprovalVoteRow, [vote])
     fields = {
         "request_id": approval.request_id,
-        "status": status,
+        "status": "approved" if answer.approved else "denied",
         "digest": approval.digest,
         "tool_name": approval.tool_name,
         "step_id_asked": approval.step_id,
-        "principal": answer.principal,
-        "established_by": answer.established_by,
         "reason": answer.reason,
-        "at": now,
+        **said,
     }
-    receipt = add_control_receipt(change, session, "approval_resolved", fields)
-    if not change.apply(connection):
-        raise ApprovalRefused(
-            f"approval request {approval.request_id} was answered by somebody else just now",
-            code="already_resolved",
-        )
-    return [receipt]
+    return add_control_receipt(change, session, "approval_resolved", fields)
 
 
-def _move_step(
-    parts: Parts, connection: Connection, approval: Approval, answer: Answer, now: int
-) -> list[Hint]:
-    """Let the step run, or tell the model that it may not."""
-    step = journal.load_step_in(connection, parts.database, approval.step_id, "")
-    if step is None or step.driver == "host" or step.approval_id != approval.request_id:
-        return []
-    _node_runs_on(connection, approval)
-    if answer.approved:
-        connection.execute(
-            text(
-                "UPDATE step SET status = 'ready', due_at = CAST(:now AS BIGINT), "
-                "publish_at = CAST(:publish AS BIGINT), reason = NULL "
-                "WHERE id = :id AND status IN ('waiting_approval', 'in_doubt')"
-            ),
-            {"now": now, "publish": now + REPUBLISH_MS, "id": step.id},
-        )
-        return [StepHint(step.id, step.session_id, step.node_id, StepKind(step.kind), step.queue)]
-    return _deny(parts, connection, step, approval, answer, now)
+_WAITS = "status IN ('waiting_approval', 'in_doubt')"
 
 
-def _node_runs_on(connection: Connection, approval: Approval) -> None:
-    connection.execute(
-        text(
-            "UPDATE node SET status = 'running', reason = NULL WHERE uid = :uid AND mode <> 'host' "
-            "AND NOT EXISTS (SELECT 1 FROM step s WHERE s.node_uid = node.uid AND s.id <> :step "
-            "AND s.status IN ('waiting_approval', 'in_doubt'))"
-        ),
-        {"uid": approval.node_uid, "step": approval.step_id},
+def _let_run(change: Change, step: LoadedStep, now: int) -> None:
+    change.guard(
+        "UPDATE step SET status = 'ready', due_at = CAST(:now AS BIGINT), "
+        f"publish_at = CAST(:publish AS BIGINT), reason = NULL WHERE id = :id AND {_WAITS}",
+        now=now,
+        publish=now + REPUBLISH_MS,
+        id=step.id,
     )
 
 
-def _deny(
-    parts: Parts,
-    connection: Connection,
-    step: journal.LoadedStep,
-    approval: Approval,
-    answer: Answer,
-    now: int,
-) -> list[Hint]:
+def _node_runs_on(change: Change, approval: Approval) -> None:
+    change.update(
+        "UPDATE node SET status = 'running', reason = NULL WHERE uid = :uid AND mode <> 'host' "
+        f"AND NOT EXISTS (SELECT 1 FROM step s WHERE s.node_uid = node.uid AND s.id <> :step AND s.{_WAITS})",
+        uid=approval.node_uid,
+        step=approval.step_id,
+    )
+
+
+def _denied(parts: Parts, step: LoadedStep, approval: Approval, answer: Answer, now: int) -> Recording:
+    """The record of a call that may not run; the model is told so."""
     if approval.kind == "in_doubt":
         status, reason = StepStatus.FAILED, "in_doubt"
         output = ToolOutput.failed(
@@ -243,7 +246,7 @@ def _deny(
     recording = Recording(step, chain, parts.database.now_sql, now, held=False)
     recording.change.guard(
         "UPDATE step SET status = :status, reason = :reason, propagated = :done, "
-        "finished_at = CAST(:now AS BIGINT) WHERE id = :id AND status IN ('waiting_approval', 'in_doubt')",
+        f"finished_at = CAST(:now AS BIGINT) WHERE id = :id AND {_WAITS}",
         status=status,
         reason=reason,
         done=step.siblings == 1,
@@ -251,11 +254,7 @@ def _deny(
         id=step.id,
     )
     answer_model(recording, dict(message))
-    if not recording.change.apply(connection):
-        raise ApprovalRefused(
-            f"the call of approval request {approval.request_id} no longer waits", code="already_resolved"
-        )
-    return [*recording.hints(), AdvanceHint(step.session_id)]
+    return recording
 
 
 def expire(parts: Parts, request_id: str) -> bool:
@@ -268,18 +267,13 @@ def expire(parts: Parts, request_id: str) -> bool:
 
 def _expire(parts: Parts, request_id: str) -> bool:
     with parts.database.writing(Transition.EXPIRE) as connection:
+        session = lock_session_of(parts.database, connection, request_id)
         approval = find_approval(connection, request_id)
-        if approval is None or approval.status != "pending":
+        if session is None or approval is None:
             return False
-        session = find_session(parts.database, connection, approval.session_id, lock=True)
-        assert session is not None
-        now = session.now
-        if approval.expires_at > now:
+        if approval.status != "pending" or approval.expires_at > session.now:
             return False
         answer = Answer(request_id, False, "kernel:expiry", "kernel", "no answer came in time")
-        receipts = _write_answer(connection, session, approval, answer, now)
-        connection.execute(text("UPDATE approval SET status = 'expired' WHERE id = :id"), {"id": request_id})
-        hints = _move_step(parts, connection, approval, answer, now)
-    parts.live.announce(approval.session_id, approval.node_id, receipts, resolved=[request_id])
-    parts.publisher.publish(hints)
+        receipt, hints = _write_answer(parts, connection, session, approval, answer, "expired")
+    _tell(parts, approval, receipt, hints)
     return True

@@ -14,8 +14,8 @@ from typing import Any
 from runtime.core.chain import extend_transcript
 from runtime.engine.transcript import context_message
 from runtime.store.engine import Database
-from runtime.store.journal import LoadedStep, Predecessors, load_results, load_signals, load_transcript
 from runtime.store.rows import message_row
+from runtime.store.steps import LoadedStep, Predecessors, load_results, load_signals, load_transcript
 
 
 @dataclass(frozen=True, slots=True)

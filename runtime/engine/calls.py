@@ -11,7 +11,7 @@ from runtime.core.model import ExecutionContext
 from runtime.engine.parts import worker_name
 from runtime.engine.turns import PreparedTurn
 from runtime.kernel.verdict import Call, Grant
-from runtime.store.journal import LoadedStep
+from runtime.store.steps import LoadedStep
 
 
 def context_of(step: LoadedStep) -> ExecutionContext:

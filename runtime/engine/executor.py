@@ -35,13 +35,8 @@ from runtime.engine.outcome import CallResult, Outcome
 from runtime.engine.park import abandon_step, park_step, put_in_doubt, quarantine_step, takeover
 from runtime.engine.parts import Parts, worker_name
 from runtime.engine.reconciling import reconciled
-from runtime.engine.record import (
-    Recording,
-    add_finish,
-    record_call,
-    record_turn,
-    record_turn_failure,
-)
+from runtime.engine.record import record_call, record_turn, record_turn_failure
+from runtime.engine.recording import Recording, add_finish
 from runtime.engine.tampering import note_tampering
 from runtime.engine.testimony import testify
 from runtime.engine.turns import PreparedTurn, make_turn, prepare_node_turn
@@ -52,8 +47,9 @@ from runtime.providers.errors import ProviderError
 from runtime.store import journal
 from runtime.store.clock import Clock
 from runtime.store.crashpoints import BEFORE_PUBLISH, Transition
-from runtime.store.journal import Claim, LoadedStep, Predecessors, StepEnd
+from runtime.store.journal import Claim, StepEnd
 from runtime.store.rows import continuation_row
+from runtime.store.steps import LoadedStep, Predecessors, load_predecessors, load_step
 from runtime.store.tables import ContinuationRow, MessageRow
 from runtime.store.write import Change
 
@@ -129,13 +125,13 @@ class Executor:
         except SpecTampered as error:
             note_tampering(self.parts, error, step_id=step_id)
             raise
-        step = journal.load_step(self.parts.database, step_id, workspace.hash)
+        step = load_step(self.parts.database, step_id, workspace.hash)
         loaded_at = time.monotonic()
         if step is None or step.driver != Driver.WORKER or step.queue not in queues:
             return
         opened = None
         if step.perhaps_open:
-            opened = journal.load_predecessors(self.parts.database, step)
+            opened = load_predecessors(self.parts.database, step)
         if not step.claimable and opened is None:
             if step.cancelled_at is not None and step.ended_status is None:
                 if step.lease_expired:
@@ -412,7 +408,7 @@ class Executor:
         """Whether a record was refused because its node was handed messages that no turn took in."""
         if recording.kept:
             return False
-        step = journal.load_step(self.parts.database, attempt.step.id, self.parts.host.workspace.hash)
+        step = load_step(self.parts.database, attempt.step.id, self.parts.host.workspace.hash)
         return step is not None and step.fence == attempt.chain.fence and step.inbox > attempt.step.taken
 
     def _publish(self, step: LoadedStep, receipts: list[Receipt], hints: list[Hint]) -> None:

@@ -31,7 +31,7 @@ from runtime.engine.host_start import (
 from runtime.engine.outcome import CallResult, Outcome
 from runtime.engine.park import park_step
 from runtime.engine.parts import Parts
-from runtime.engine.record import Recording, add_finish
+from runtime.engine.recording import Recording, add_finish
 from runtime.engine.sessions import check_context
 from runtime.engine.tampering import note_tampering
 from runtime.engine.turns import PreparedTurn, make_turn, prepare_host_turn

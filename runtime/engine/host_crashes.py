@@ -9,10 +9,11 @@ from runtime.core.lifecycle import StepEvent
 from runtime.core.model import Effect, PolicyDecision, StepStatus, ToolFailure, ToolOutput
 from runtime.engine.outcome import CallResult, Outcome
 from runtime.engine.parts import Parts
-from runtime.engine.record import Recording, add_finish
+from runtime.engine.recording import Recording, add_finish
 from runtime.errors import ErrorCode
 from runtime.store import journal
 from runtime.store.crashpoints import Transition
+from runtime.store.steps import load_step
 
 BATCH = 100
 
@@ -42,7 +43,7 @@ def sweep_crashed(parts: Parts) -> int:
 
 
 def _finish_crashed(parts: Parts, step_id: str) -> bool:
-    step = journal.load_step(parts.database, step_id, "")
+    step = load_step(parts.database, step_id, "")
     if step is None or not step.lease_expired:
         return False
     tool = parts.host.registry.get(step.tool_name)

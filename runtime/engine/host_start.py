@@ -27,8 +27,8 @@ from runtime.store import journal
 from runtime.store.clock import Clock
 from runtime.store.crashpoints import Transition
 from runtime.store.ids import new_id, node_uid
-from runtime.store.journal import LoadedStep
 from runtime.store.rows import node_row, step_row
+from runtime.store.steps import LoadedStep
 from runtime.store.tables import NodeRow, SessionRow, StepRow
 from runtime.store.write import Change
 

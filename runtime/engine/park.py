@@ -12,7 +12,7 @@ from runtime.core.model import Effect, NodeStatus, StepStatus, ToolOutput
 from runtime.engine.calls import call_of, context_of
 from runtime.engine.outcome import CallResult, Outcome
 from runtime.engine.parts import Parts, worker_name
-from runtime.engine.record import Recording, add_finish
+from runtime.engine.recording import Recording, add_finish
 from runtime.engine.testimony import testify
 from runtime.errors import ErrorCode
 from runtime.kernel.verdict import Verdict
@@ -20,8 +20,8 @@ from runtime.live.hints import AdvanceHint
 from runtime.store import journal
 from runtime.store.crashpoints import Transition
 from runtime.store.ids import new_id
-from runtime.store.journal import LoadedStep
 from runtime.store.rows import continuation_row
+from runtime.store.steps import LoadedStep
 from runtime.store.tables import ApprovalRow, ContinuationRow
 
 

@@ -9,7 +9,7 @@ from runtime.core.canvas import Shape
 from runtime.core.model import StepKind
 from runtime.live.hints import AdvanceHint, ChainHint, ChordHint, Hint, StepHint
 from runtime.store.ids import node_uid, step_id
-from runtime.store.journal import LoadedStep
+from runtime.store.steps import LoadedStep
 
 REPUBLISH_MS = 5_000
 """How long after a commit the sweep waits for the writer's own hint to be acted on."""

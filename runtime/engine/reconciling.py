@@ -6,7 +6,7 @@ from dataclasses import replace
 
 from runtime.engine.outcome import CallResult, Outcome
 from runtime.engine.parts import Parts
-from runtime.store.journal import LoadedStep
+from runtime.store.steps import LoadedStep
 from runtime.tools.reconcile import Reconciliation
 from runtime.tools.run import checked_output
 

@@ -6,115 +6,23 @@ Every function adds to one `Change`; the caller commits it under the fence and t
 from __future__ import annotations
 
 import json
-from collections.abc import Container
-from dataclasses import dataclass, field
-from functools import cached_property
 from typing import Any
 
 from runtime.core.canonical import canonical_json
-from runtime.core.canvas import NodePlan
-from runtime.core.chain import Chain, Content, Receipt, extend_transcript
+from runtime.core.chain import Content, extend_transcript
 from runtime.core.lifecycle import StepEvent
 from runtime.core.messages import create_tool_result_message
 from runtime.core.model import TURN_TOOL, NodeStatus, StepKind, StepStatus, ToolOutput
 from runtime.core.text import storable
+from runtime.engine.ends import end_node, suspend_node
 from runtime.engine.outcome import CallResult, Outcome
-from runtime.engine.publishing import REPUBLISH_MS, hint_of, hints_of, step_hint
-from runtime.live.hints import AdvanceHint, Carrier, ChordHint, Hint, StepHint
+from runtime.engine.publishing import REPUBLISH_MS, hint_of, step_hint
+from runtime.engine.recording import Recording
+from runtime.live.hints import AdvanceHint, Carrier, ChordHint, StepHint
 from runtime.store.ids import step_id
-from runtime.store.journal import LoadedStep, StepEnd, add_evidence, guard_record
-from runtime.store.rows import continuation_row, message_row, step_row
-from runtime.store.tables import ContinuationRow, MessageRow, StepRow
-from runtime.store.write import Change
-
-
-@dataclass
-class Recording:
-    """One record under construction.
-
-    Attributes:
-        step: The step as it was loaded.
-        chain: The chain of the attempt that is recorded; its fence is the writer's.
-        now_sql: SQL of the database's clock.
-        now: The loaded clock plus the time elapsed since, for values that are rows.
-        held: Whether this writer started the step and holds its fence.
-        messages: Messages that belong to the transcript and that no start has written down.
-        follow_ups: What to publish after the commit.
-        ends_node: Whether the record ends its node, if the node's inbox has nothing new.
-        kept: Whether it was committed.
-    """
-
-    step: LoadedStep
-    chain: Chain
-    now_sql: str
-    now: int
-    held: bool
-    messages: tuple[dict[str, Any], ...] = ()
-    change: Change = field(default_factory=Change)
-    receipts: list[Receipt] = field(default_factory=list)
-    contents: list[Content] = field(default_factory=list)
-    follow_ups: list[tuple[Hint, Carrier | None]] = field(default_factory=list)
-    ends_node: bool = False
-    kept: bool = False
-
-    def hint(self, hint: Hint, unless: Carrier | None = None) -> None:
-        """Note what to publish after the commit, unless the step's own delivery brings it along."""
-        self.follow_ups.append((hint, unless))
-
-    def hints(self, carried: Container[Carrier] = ()) -> list[Hint]:
-        """What to publish after the commit of a step that such a delivery brought."""
-        return [hint for hint, unless in self.follow_ups if unless is None or unless not in carried]
-
-    @cached_property
-    def plan(self) -> NodePlan:
-        """What the end of the step's node sets off."""
-        return NodePlan.of(json.loads(self.step.plan))
-
-    def end(self, event: StepEvent, status: StepStatus, outcome: Outcome, **values: Any) -> None:
-        """Guard the step's row and write its end; receipts and blobs go with it."""
-        error = outcome.output.error
-        end = StepEnd(
-            event=event,
-            status=status,
-            head=self.chain.head or self.step.head,
-            error=canonical_json(error.model_dump()) if error else None,
-            usage=canonical_json(outcome.usage) if outcome.usage else None,
-            **values,
-        )
-        guard_record(self.change, self.step, self.chain.fence, end, self.now_sql, held=self.held)
-        self.change.insert(MessageRow, self.messages, once=True)
-        add_evidence(self.change, self.step.session_id, self.receipts, self.contents)
-
-
-def add_finish(recording: Recording, outcome: Outcome, decisions: list[Any]) -> None:
-    """Add the progress receipts and the finished receipt of an outcome."""
-    for number, snapshot in enumerate(outcome.progress):
-        content = Content.of(snapshot)
-        recording.contents.append(content)
-        recording.receipts.append(
-            recording.chain.add("tool_call_progress", {"sequence": number, **content.cited_as("snapshot")})
-        )
-    fields: dict[str, Any] = {
-        "result": outcome.result,
-        "policy_decisions": decisions,
-        "duration_ms": outcome.duration_ms,
-        "artifacts_written": [],
-        "at": recording.now,
-    }
-    if outcome.output.success and outcome.output.data is not None:
-        content = Content.of(outcome.output.data)
-        recording.contents.append(content)
-        fields |= content.cited_as("output")
-    if outcome.output.error is not None:
-        content = Content.of(outcome.output.error.model_dump())
-        recording.contents.append(content)
-        fields |= content.cited_as("error")
-    if outcome.usage:
-        fields["usage"] = outcome.usage
-    if outcome.reconciled is not None:
-        fields["reconciled"] = outcome.reconciled
-    recording.receipts.append(recording.chain.add("tool_call_finished", fields))
-
+from runtime.store.rows import message_row, step_row
+from runtime.store.steps import LoadedStep
+from runtime.store.tables import MessageRow, StepRow
 
 # --- turns ----------------------------------------------------------------------------------------
 
@@ -376,88 +284,3 @@ def _go_on(recording: Recording, calls_before: int, messages_before: int, digest
         suspend_node(recording, calls_before)
     else:
         recording.hint(hint_of(row, step.priority))
-
-
-def suspend_node(recording: Recording, tool_calls: int) -> None:
-    """Suspend a node whose turn budget is used up; its next turn stays pending until a resume."""
-    step = recording.step
-    recording.change.update(
-        "UPDATE node SET status = :status, reason = 'max_turns', turns = :turns, tool_calls = :calls "
-        "WHERE uid = :uid",
-        uid=step.node_uid,
-        status=NodeStatus.SUSPENDED,
-        turns=step.turn_index + 1,
-        calls=tool_calls,
-    )
-    recording.change.insert(
-        ContinuationRow,
-        [continuation_row(step.session_id, "suspended", recording.now, step.node_id)],
-    )
-    recording.hint(AdvanceHint(step.session_id))
-
-
-# --- shared ---------------------------------------------------------------------------------------
-
-
-def end_node(
-    recording: Recording,
-    status: NodeStatus,
-    continuation: str,
-    *,
-    turns: int,
-    tool_calls: int,
-    result: Any = None,
-    error: Any = None,
-) -> None:
-    """End the step's node, satisfy the edges that leave it, and ask for an advance."""
-    step = recording.step
-    recording.ends_node = status is NodeStatus.COMPLETED
-    recording.change.guard(
-        "UPDATE node SET status = :status, reason = NULL, result = :result, error = :error, turns = :turns, "
-        "tool_calls = :calls, head = :head, deadline_at = NULL WHERE uid = :uid"
-        + (" AND inbox = :taken" if recording.ends_node else ""),
-        uid=step.node_uid,
-        status=status,
-        result=None if result is None else canonical_json(result),
-        error=None if error is None else canonical_json(error),
-        turns=turns,
-        calls=tool_calls,
-        head=recording.chain.head,
-        **({"taken": step.taken} if recording.ends_node else {}),
-    )
-    plan = recording.plan
-    goes_on = status is NodeStatus.COMPLETED or plan.continues
-    recording.change.update(
-        "UPDATE edge SET satisfied = :yes WHERE depends_on_uid = :uid" + ("" if goes_on else " AND on_end"),
-        uid=step.node_uid,
-        yes=True,
-    )
-    recording.change.insert(
-        ContinuationRow,
-        [continuation_row(step.session_id, continuation, recording.now, step.node_id)],
-    )
-    if goes_on and plan.promotes:
-        _promote(recording)
-    if plan.more or not goes_on:
-        recording.hint(AdvanceHint(step.session_id), unless=Carrier.CHORD if plan.join and goes_on else None)
-
-
-def _promote(recording: Recording) -> None:
-    """Make ready what depends on this node alone."""
-    step, plan = recording.step, recording.plan
-    alone = "(SELECT e.node_uid FROM edge e WHERE e.depends_on_uid = :uid AND e.sole)"
-    recording.change.update(
-        "UPDATE step SET status = 'ready', cites = :cites, due_at = CAST(:now AS BIGINT), "
-        "publish_at = CAST(:publish AS BIGINT) "
-        f"WHERE status = 'pending' AND turn_index = 0 AND call_index = 0 AND node_uid IN {alone}",
-        uid=step.node_uid,
-        cites=json.dumps([recording.chain.head]),
-        now=recording.now,
-        publish=recording.now + REPUBLISH_MS,
-    )
-    recording.change.update(
-        f"UPDATE node SET status = 'ready' WHERE status = 'pending' AND uid IN {alone}", uid=step.node_uid
-    )
-    chained = len(plan.promotes) == 1 and not plan.more
-    for hint in hints_of(step.session_id, plan.sets_off, step.priority):
-        recording.hint(hint, unless=Carrier.CHAIN if chained else None)

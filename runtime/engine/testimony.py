@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 
 from runtime.engine.parts import Parts
-from runtime.engine.record import Recording
+from runtime.engine.recording import Recording
 from runtime.store.crashpoints import Transition
 from runtime.store.journal import add_evidence
 from runtime.store.sessions import add_control_receipt, find_session

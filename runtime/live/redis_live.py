@@ -1,15 +1,13 @@
 """The Redis side of a process: evidence streams and approval waits, best effort by design.
 
-SQL already holds all that is written here, so a failure is counted and skipped, and after one failure
-the next attempts wait a moment rather than slow every step by a time-out.
+SQL already holds all that is written here, so no step waits for it: a thread sends it, and a failure is
+skipped.
 """
 
 from __future__ import annotations
 
 import json
-import logging
 import os
-import time
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -17,17 +15,13 @@ import redis
 
 from runtime.core.chain import Receipt
 from runtime.live import keys
-
-logger = logging.getLogger(__name__)
+from runtime.live.sender import Command, Sender
 
 STREAM_MAX = 10_000
 """Entries that a session's stream keeps; a follower fills what is older from SQL."""
 
 STREAM_SECONDS = 24 * 3600
 """How long a session's stream outlives its last entry; SQL keeps what it said."""
-
-QUIET_SECONDS = 2.0
-"""How long to leave Redis alone after a failure."""
 
 
 class Live:
@@ -37,18 +31,19 @@ class Live:
         self.url = url
         self._client: redis.Redis | None = None
         self._pid = os.getpid()
-        self._quiet_until = 0.0
+        self._sender = Sender(self.client)
 
     def client(self) -> redis.Redis:
         """The client of this process."""
-        if self._client is None or self._pid != os.getpid():
+        client = self._client
+        if client is None or self._pid != os.getpid():
             if self.url is None:
                 raise redis.ConnectionError("no Redis URL is configured")
-            self._client = redis.Redis.from_url(
+            client = redis.Redis.from_url(
                 self.url, socket_connect_timeout=1, socket_timeout=5, decode_responses=True
             )
-            self._pid = os.getpid()
-        return self._client
+            self._client, self._pid = client, os.getpid()
+        return client
 
     def announce(
         self,
@@ -61,47 +56,20 @@ class Live:
     ) -> None:
         """Append committed receipts to the session's stream, and add or remove approval waits.
 
-        One round trip. Never raises.
+        Soon, in order, at most one round trip. Never waits and never raises.
         """
-        if self.url is None or time.monotonic() < self._quiet_until:
-            return
-        try:
-            pipe = self.client().pipeline(transaction=False)
-            stream = keys.evidence_stream(session_id)
-            for receipt in receipts:
-                pipe.xadd(stream, _entry(node_id, receipt), maxlen=STREAM_MAX, approximate=True)
-            if receipts:
-                pipe.expire(stream, STREAM_SECONDS)
-            if parked:
-                pipe.zadd(keys.APPROVALS, dict(parked))
-            if resolved:
-                pipe.zrem(keys.APPROVALS, *resolved)
-            if len(pipe):
-                pipe.execute()
-        except redis.RedisError as error:
-            self._stay_quiet(error)
-
-    def waiting(self) -> int | None:
-        """How many approval requests Redis knows to be pending; ``None`` when it cannot be asked."""
-        if self.url is None or time.monotonic() < self._quiet_until:
-            return None
-        try:
-            return int(self.client().zcard(keys.APPROVALS))
-        except redis.RedisError as error:
-            self._stay_quiet(error)
-            return None
-
-    def restore_waits(self, pending: Mapping[str, int]) -> None:
-        """Put back waits that a flush took away. Never raises."""
-        try:
-            self.client().zadd(keys.APPROVALS, dict(pending))
-        except redis.RedisError as error:
-            self._stay_quiet(error)
+        stream = keys.evidence_stream(session_id)
+        commands: list[Command] = [_append(stream, _entry(node_id, receipt)) for receipt in receipts]
+        if receipts:
+            commands.append(lambda pipe: pipe.expire(stream, STREAM_SECONDS))
+        if parked:
+            commands.append(lambda pipe: pipe.zadd(keys.APPROVALS, dict(parked)))
+        if resolved:
+            commands.append(lambda pipe: pipe.zrem(keys.APPROVALS, *resolved))
+        self._send(commands)
 
     def progress(self, session_id: str, node_id: str, step_id: str, fence: int, n: int, data: Any) -> None:
-        """Append one live snapshot; it enters the chain with the finished receipt. Never raises."""
-        if self.url is None or time.monotonic() < self._quiet_until:
-            return
+        """Append one live snapshot, soon; it enters the chain with the finished receipt. Never raises."""
         entry: dict[Any, Any] = {
             "node_id": node_id,
             "step_id": step_id,
@@ -111,10 +79,29 @@ class Live:
             "live": 1,
             "body": json.dumps({"snapshot": data}),
         }
+        self._send([_append(keys.evidence_stream(session_id), entry)])
+
+    def _send(self, commands: Sequence[Command]) -> None:
+        if self.url is not None and commands:
+            self._sender.put(commands)
+
+    def flush(self) -> bool:
+        """Wait a moment for what is to be sent; whether all of it was, or was dropped."""
+        return self._sender.flush()
+
+    def waiting(self) -> int | None:
+        """How many approval requests Redis knows to be pending; ``None`` when it cannot be asked."""
+        if self.url is None or self._sender.quiet:
+            return None
         try:
-            self.client().xadd(keys.evidence_stream(session_id), entry, maxlen=STREAM_MAX, approximate=True)
+            return int(self.client().zcard(keys.APPROVALS))
         except redis.RedisError as error:
-            self._stay_quiet(error)
+            self._sender.failed(error)
+            return None
+
+    def restore_waits(self, pending: Mapping[str, int]) -> None:
+        """Put back waits that a flush took away, soon. Never raises."""
+        self._send([lambda pipe: pipe.zadd(keys.APPROVALS, dict(pending))])
 
     def wait(self, session_id: str, after: str, timeout_ms: int) -> tuple[str, list[dict[str, str]]]:
         """Wait for entries after a stream id.
@@ -143,14 +130,15 @@ class Live:
             return False
 
     def close(self) -> None:
-        """Close the connections of this process."""
+        """Send what is left, and close the connections of this process."""
+        self._sender.close()
         if self._client is not None and self._pid == os.getpid():
             self._client.close()
         self._client = None
 
-    def _stay_quiet(self, error: redis.RedisError) -> None:
-        self._quiet_until = time.monotonic() + QUIET_SECONDS
-        logger.warning("Redis cannot be used, live evidence is delayed: %s", error)
+
+def _append(stream: str, entry: dict[Any, Any]) -> Command:
+    return lambda pipe: pipe.xadd(stream, entry, maxlen=STREAM_MAX, approximate=True)
 
 
 def _entry(node_id: str, receipt: Receipt) -> dict[Any, Any]:

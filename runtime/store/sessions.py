@@ -83,6 +83,23 @@ def find_session(
     return StoredSession(**row) if row else None
 
 
+def lock_session_of(database: Database, connection: Connection, request_id: str) -> StoredSession | None:
+    """Read the session of an approval request under its lock; see `find_session`."""
+    suffix = " FOR NO KEY UPDATE" if connection.dialect.name == "postgresql" else ""
+    row = (
+        connection.execute(
+            text(
+                f"SELECT {_COLUMNS}, {database.now_sql} AS now FROM session "
+                f"WHERE id = (SELECT session_id FROM approval WHERE id = :id){suffix}"
+            ),
+            {"id": request_id},
+        )
+        .mappings()
+        .one_or_none()
+    )
+    return StoredSession(**row) if row else None
+
+
 def derive_status(
     session: StoredSession, node_statuses: Mapping[str, int], running_steps: int
 ) -> SessionStatus:

@@ -16,7 +16,7 @@ from typing import Any
 from sqlalchemy import BigInteger, Boolean, Connection, Integer, Table
 from sqlalchemy.exc import DBAPIError
 
-from runtime.store.sql import PARAMETER, run
+from runtime.store.sql import PARAMETER, write
 
 Row = Mapping[str, Any]
 
@@ -63,12 +63,12 @@ class Change:
 
     def _apply_in_turn(self, connection: Connection) -> bool:
         for sql, params in self.guards:
-            if run(connection, sql, params).rowcount == 0:
+            if write(connection, sql, params) == 0:
                 return False
         for sql, params in self.updates:
-            run(connection, sql, params)
+            write(connection, sql, params)
         for table, rows, once in self.inserts:
-            run(connection, _joint_insert(table, tuple(rows[0]), once), {"rows": _json(rows)})
+            write(connection, _joint_insert(table, tuple(rows[0]), once), {"rows": _json(rows)})
         return True
 
     def apply_at_once(self, connection: Connection) -> bool:
@@ -93,7 +93,7 @@ class Change:
             tuple((table, tuple(rows[0]), once) for table, rows, once in self.inserts),
         )
         try:
-            run(connection, sql, params)
+            write(connection, sql, params)
         except DBAPIError as error:
             if getattr(error.orig, "sqlstate", None) == _DIVISION_BY_ZERO:
                 raise GuardFailed from None
@@ -156,7 +156,7 @@ def update_rows(
     name = table.__tablename__
     sets = ", ".join(f"{column} = COALESCE(r.{column}, {name}.{column})" for column in columns)
     sql = f"UPDATE {name} SET {sets} FROM {source} WHERE {name}.{key} = r.{key} AND {where}"
-    return run(connection, sql, {"rows": _json(rows)}).rowcount
+    return write(connection, sql, {"rows": _json(rows)})
 
 
 @cache

@@ -7,7 +7,7 @@ driver runs the statement. The pool's pings are empty queries, so they are told 
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
@@ -18,6 +18,7 @@ import redis
 from psycopg.pq import TransactionStatus
 from sqlalchemy import event
 
+from runtime.live.sender import Command, Sender
 from runtime.store.engine import Database
 
 
@@ -82,7 +83,13 @@ def _redis(cost: Cost) -> Iterator[None]:
         cost.redis += 1
         return send(self, *arguments, **options)  # type: ignore[no-untyped-call]
 
-    with patch.object(kind, "send_packed_command", sent):
+    put = Sender.put
+
+    def put_alone(self: Sender, commands: Sequence[Command]) -> None:
+        put(self, commands)
+        assert self.flush()  # else several would share a round trip, depending on the moment
+
+    with patch.object(kind, "send_packed_command", sent), patch.object(Sender, "put", put_alone):
         yield
 
 

@@ -64,7 +64,7 @@ def application(**settings):
         broker_transport_options={"visibility_timeout": 600},
     )
     app.conf.update(settings)
-    app.task(name="shop.order")(order)
+    app.task(name="shop.order", shared=False)(order)  # other tests make applications as well
     return app
 
 

@@ -19,6 +19,7 @@ def parked(runtime, workers):
         ctx=context(),
     )
     workers.drain()
+    assert runtime.parts.live.flush()
     return flow
 
 
@@ -36,17 +37,20 @@ def test_a_flushed_wait_is_put_back_by_the_sweep(runtime, parked):
     assert client.zrange(keys.APPROVALS, 0, -1, withscores=True) == [(request.request_id, request.expires_at)]
     client.flushall()
     sweep(runtime.parts)
+    assert runtime.parts.live.flush()
     assert client.zrange(keys.APPROVALS, 0, -1) == [request.request_id]
 
 
 def test_an_answered_wait_is_gone(runtime, parked):
     (request,) = runtime.approvals("s-1")
     runtime.resolve_approval(request_id=request.request_id, approved=True, approved_by="op@example.com")
+    assert runtime.parts.live.flush()
     assert runtime.parts.live.client().zcard(keys.APPROVALS) == 0
 
 
 def test_a_cancelled_wait_is_gone(runtime, parked):
     parked.cancel()
+    assert runtime.parts.live.flush()
     assert runtime.parts.live.client().zcard(keys.APPROVALS) == 0
 
 

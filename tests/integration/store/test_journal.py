@@ -10,6 +10,7 @@ from runtime.core.lifecycle import StepEvent
 from runtime.core.model import StepStatus
 from runtime.store import journal
 from runtime.store.journal import Claim, StepEnd
+from runtime.store.steps import load_step
 from runtime.store.write import Change
 from tests.harness.rows import WORKSPACE, insert_session, insert_step
 
@@ -20,7 +21,7 @@ CLAIM = Claim("worker-1", 30_000, ("turns",), WORKSPACE)
 def step(database):
     insert_session(database)
     insert_step(database, "one")
-    return lambda: journal.load_step(database, "one", WORKSPACE)
+    return lambda: load_step(database, "one", WORKSPACE)
 
 
 def start(database, loaded, claim=CLAIM) -> bool:

@@ -1,0 +1,119 @@
+"""Sends commands to Redis from a thread of its own, many in one round trip, so that no step waits for it."""
+
+from __future__ import annotations
+
+import logging
+import os
+import queue
+import threading
+import time
+from collections.abc import Callable, Sequence
+from contextlib import suppress
+
+import redis
+
+logger = logging.getLogger(__name__)
+
+Command = Callable[[redis.client.Pipeline], object]
+"""Adds one command to a pipeline."""
+_Item = Sequence[Command] | threading.Event | None
+"""What waits: commands; somebody who wants to know that all before was sent; the end."""
+
+BATCH = 100
+"""Of how many puts one round trip sends the commands at most."""
+
+LONGEST = 10_000
+"""How many puts may wait; what comes beyond is dropped, as while Redis is away."""
+
+QUIET_SECONDS = 2.0
+"""How long to leave Redis alone after a failure."""
+
+CLOSE_SECONDS = 2.0
+"""How long a process that ends waits for what it has not sent."""
+
+
+class Sender:
+    """Best effort, in order: what cannot be sent is dropped, since SQL holds all that it says.
+
+    Args:
+        client: The client of this process.
+    """
+
+    def __init__(self, client: Callable[[], redis.Redis]) -> None:
+        self._client = client
+        self._lock = threading.Lock()
+        self._pid = os.getpid()
+        self._quiet_until = 0.0
+        self._thread: threading.Thread | None = None
+        self._queue: queue.SimpleQueue[_Item] = queue.SimpleQueue()
+
+    def put(self, commands: Sequence[Command]) -> None:
+        """Send commands soon, in one round trip or fewer. Never waits and never raises."""
+        if self.quiet:
+            return
+        if self._pid != os.getpid() or self._thread is None:
+            self._start()
+        if self._queue.qsize() < LONGEST:
+            self._queue.put(commands)
+
+    @property
+    def quiet(self) -> bool:
+        """Whether Redis failed just now and is left alone."""
+        return time.monotonic() < self._quiet_until
+
+    def failed(self, error: redis.RedisError) -> None:
+        """Take note that Redis failed."""
+        self._quiet_until = time.monotonic() + QUIET_SECONDS
+        logger.warning("Redis cannot be used, live evidence is delayed: %s", error)
+
+    def flush(self, timeout: float = CLOSE_SECONDS) -> bool:
+        """Wait until all that was put before is sent or dropped; whether that was so in time."""
+        if self._pid != os.getpid() or self._thread is None:
+            return True
+        sent = threading.Event()
+        self._queue.put(sent)
+        return sent.wait(timeout)
+
+    def close(self) -> None:
+        """Send what is left, and end the thread."""
+        with self._lock:
+            thread, self._thread = self._thread, None
+            if thread is None or self._pid != os.getpid():
+                return
+            self._queue.put(None)
+        thread.join(CLOSE_SECONDS)
+
+    def _start(self) -> None:
+        with self._lock:
+            if self._pid != os.getpid():
+                # The thread and the queue of a parent are the parent's.
+                self._pid, self._thread, self._queue = os.getpid(), None, queue.SimpleQueue()
+            if self._thread is None:
+                self._thread = threading.Thread(
+                    target=self._run, args=(self._queue,), name="live-evidence", daemon=True
+                )
+                self._thread.start()
+
+    def _run(self, waiting: queue.SimpleQueue[_Item]) -> None:
+        while True:
+            batch = [waiting.get()]
+            with suppress(queue.Empty):
+                while len(batch) < BATCH:
+                    batch.append(waiting.get_nowait())
+            self._send([command for item in batch if isinstance(item, Sequence) for command in item])
+            for item in batch:
+                if isinstance(item, threading.Event):
+                    item.set()
+            if None in batch:
+                return
+
+    def _send(self, commands: Sequence[Command]) -> None:
+        if not commands or self.quiet:
+            return
+        try:
+            pipe = self._client().pipeline(transaction=False)
+            for command in commands:
+                command(pipe)
+            pipe.execute()
+        except redis.RedisError as error:
+            self.failed(error)
