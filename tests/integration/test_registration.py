@@ -38,7 +38,7 @@ app.conf.task_default_queue = "shop"
 app.conf.beat_schedule = {"shop-tick": {"task": "shop.order", "schedule": 0.2, "args": ["tick"]}}
 
 
-@app.task(name="shop.order")
+@app.task(name="shop.order", shared=False)
 def order(name):
     with Path(os.environ["SHOP_ORDERS"]).open("a") as orders:
         orders.write(name + "\\n")

@@ -1,7 +1,6 @@
 """Opening, migrating and losing a database."""
 
 import os
-import re
 import sqlite3
 import subprocess
 import sys
