@@ -279,7 +279,6 @@ def test_a_missing_postgresql_fails_the_tests_and_never_skips_them(tmp_path):
         timeout=300,
     )
     assert done.returncode == 1
-    assert re.search(
-        r"^ERROR tests/integration/store/test_write\.py::.*ImportError: not installed", done.stdout, re.M
-    )
+    assert "1 error" in done.stdout
+    assert "ImportError: not installed" in done.stdout
     assert "skipped" not in done.stdout
