@@ -20,6 +20,7 @@ from typing import Any
 import psycopg
 import redis
 from celery import Celery, chord
+from celery.backends.redis import RedisBackend
 
 TABLE = "CREATE TABLE IF NOT EXISTS bench_commit (id bigserial PRIMARY KEY, run text NOT NULL)"
 _COMMIT = "INSERT INTO bench_commit (run) VALUES (%s)"
@@ -61,7 +62,9 @@ def add_floors(app: Celery) -> None:
 
     app.task(name="bench.relay", bind=True, ignore_result=True)(relay)
     app.task(name="bench.fan_out", ignore_result=True)(fan_out)
-    app.task(name="bench.leaf", ignore_result=True)(leaf)
+    # A native chord is counted as Celery's own backend counts it, which also hands the results to its body.
+    native = RedisBackend(app=app, url=app.conf.broker_url)
+    app.task(name="bench.leaf", ignore_result=True, backend=native)(leaf)
     app.task(name="bench.join", ignore_result=True)(join)
 
 

@@ -156,7 +156,8 @@ class Lab:
             "BENCH_TRACE": str(self.trace),
         }
         self.runtime.activate_workspace()
-        commands = tuple(map(_with_our_app, stack_commands(self.settings, extra=extra)))
+        commands = stack_commands(self.settings, coordination_apart=True, extra=extra)
+        commands = tuple(map(_with_our_app, commands))
         self._stack.enter_context(running_stack(commands, self._hear))
         return commands
 

@@ -222,13 +222,19 @@ def stack_environment(settings: Settings, extra: Mapping[str, str] | None = None
 
 
 def stack_commands(
-    settings: Settings, *, beat: bool = True, extra: Mapping[str, str] | None = None
+    settings: Settings,
+    *,
+    beat: bool = True,
+    coordination_apart: bool = False,
+    extra: Mapping[str, str] | None = None,
 ) -> tuple[Command, ...]:
     """The processes of a stack beside Valkey: a worker on threads, a worker on prefork, and beat.
 
     Args:
         settings: Without a Redis URL the processes find the server recorded in the state directory.
         beat: Whether beat is among them; without it nothing is swept.
+        coordination_apart: Whether sweeps and advances have a worker of their own, as in a deployment under
+            load: the threads of the worker for turns share one interpreter.
         extra: Further environment variables.
     """
     celery = (sys.executable, "-m", "celery", "--quiet", "-A", "tasks")
@@ -238,15 +244,21 @@ def stack_commands(
     # answers to SIGQUIT; threads end their turns on a plain SIGTERM.
     soft = {**env, "REMAP_SIGTERM": "SIGQUIT"}
 
-    turns = ("-Q", "turns,coordination,maintenance", "-P", "threads", "-c", "8", "-n", "turns@%h")
+    coordination = "coordination,maintenance"
+    queues = "turns" if coordination_apart else f"{coordination},turns"
+    turns = ("-Q", queues, "-P", "threads", "-c", "8", "-n", "turns@%h")
     tools = ("-Q", "tools", "-P", "prefork", "-c", "2", "-n", "tools@%h")
     quiet = ("--without-gossip", "--without-mingle", "--loglevel", "INFO")
-    workers = (
+    commands = [
         Command("turns", (*celery, "worker", *turns, *quiet), env, ready=" ready."),
         Command("tools", (*celery, "worker", *tools, *quiet), soft, ready=" ready."),
-    )
-    beat_command = Command("beat", (*celery, "beat", "--loglevel", "INFO"), env, ready="beat: Starting")
-    return (*workers, beat_command) if beat else workers
+    ]
+    if coordination_apart:
+        apart = ("-Q", coordination, "-P", "threads", "-c", "2", "-n", "coordination@%h")
+        commands.append(Command("coordination", (*celery, "worker", *apart, *quiet), env, ready=" ready."))
+    if beat:
+        commands.append(Command("beat", (*celery, "beat", "--loglevel", "INFO"), env, ready="beat: Starting"))
+    return tuple(commands)
 
 
 def activate(settings: Settings) -> None:

@@ -11,10 +11,14 @@ from typing import Any
 
 from kombu.entity import Queue
 
-from runtime.live.chords import chord_backend
+from runtime.live.chords import CHORD_EXPIRES_SECONDS, chord_backend
 
-QUEUES = ("turns", "tools", "coordination", "maintenance")
-"""The queues of the runtime; a tool may name one more of its own."""
+QUEUES = ("coordination", "maintenance", "turns", "tools")
+"""The queues of the runtime; a tool may name one more of its own.
+
+A worker looks into its queues in the order in which it names them: what moves sessions on, and takes moments,
+does not wait behind turns and calls.
+"""
 
 TURN_TASK = "agent_runtime.execute_turn"
 CALL_TASK = "agent_runtime.execute_tool_call"
@@ -23,10 +27,6 @@ SWEEP_TASK = "agent_runtime.sweep"
 
 HINT_EXPIRES_SECONDS = 300
 """Hints nobody took in this time are dropped; the sweep sends new ones."""
-
-
-CHORD_EXPIRES_SECONDS = 3600
-"""A chord whose header takes longer is forgotten; the sweep finds what it would have started."""
 
 
 def broker_transport_options() -> dict[str, Any]:

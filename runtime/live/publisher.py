@@ -9,6 +9,7 @@ from functools import cached_property
 from typing import Any, NamedTuple
 
 from celery import Celery, Signature, chain, chord
+from kombu.messaging import Producer
 
 from runtime.core.model import StepKind
 from runtime.live.celery_settings import (
@@ -25,6 +26,9 @@ logger = logging.getLogger(__name__)
 
 QUIET_SECONDS = 2.0
 """How long to leave the broker alone after a failed publish; the sweep makes up for it."""
+
+BATCH = 50
+"""Most messages of one round trip."""
 
 _TASKS = {StepKind.TURN: TURN_TASK, StepKind.TOOL_CALL: CALL_TASK}
 
@@ -56,27 +60,33 @@ class CeleryPublisher:
         if time.monotonic() < self._quiet_until:
             return False
         try:
-            for hint in dict.fromkeys(hints):
-                self._send(hint)
+            # All that needs no canvas leaves in few round trips.
+            with self.app.producer_or_acquire() as producer, producer.batch(BATCH):
+                for hint in dict.fromkeys(hints):
+                    self._send(hint, producer)
         except Exception as error:  # noqa: BLE001 - any broker failure means: the sweep will publish
             self._quiet_until = time.monotonic() + QUIET_SECONDS
             logger.warning("the broker took no message, the sweep will send it again: %s", error)
             return False
         return True
 
-    def _send(self, hint: Hint) -> None:
+    def _send(self, hint: Hint, producer: Producer) -> None:
         match hint:
             case ChordHint(header, body) if self._counts_chords:
                 chord([self._signature(step) for step in header], app=self.app)(self._signature(body))
             case ChordHint(header, _):  # an application of the user's; the coordinator does without
                 for step in header:
-                    self._send(step)
+                    self._send(step, producer)
             case ChainHint(first, then):
                 chain(self._signature(first), self._signature(then), app=self.app).apply_async()
             case _:
                 task = _task(hint)
                 self.app.send_task(
-                    task.name, kwargs=task.ids, expires=HINT_EXPIRES_SECONDS, **self._options(task)
+                    task.name,
+                    kwargs=task.ids,
+                    expires=HINT_EXPIRES_SECONDS,
+                    producer=producer,
+                    **self._options(task),
                 )
 
     @cached_property

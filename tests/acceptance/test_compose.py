@@ -35,6 +35,7 @@ VARIABLES = {
 READY = {
     "worker-turns": " ready.",
     "worker-tools": " ready.",
+    "worker-coordination": " ready.",
     "beat": "beat: Starting",
     "flower": "Visit me at",
 }
@@ -167,7 +168,7 @@ def test_no_service_leaves_a_file_in_its_working_directory(running, deployment):
     assert list((deployment.directory / "cwd").iterdir()) == []
 
 
-@pytest.mark.parametrize("service", ["worker-turns", "worker-tools", "flower"])
+@pytest.mark.parametrize("service", ["worker-turns", "worker-tools", "worker-coordination", "flower"])
 def test_a_running_service_passes_its_health_check(running, deployment, service):
     checked = deployment.check_health(service)
     assert checked.returncode == 0, checked.stdout + checked.stderr

@@ -19,7 +19,7 @@ from tests.harness.stack import FAST, until
 
 ROOT = Path(__file__).parents[2]
 OURS = [TURN_TASK, CALL_TASK, ADVANCE_TASK, SWEEP_TASK]
-NAMES = ["turns", "tools", "coordination", "maintenance"]
+NAMES = ["coordination", "maintenance", "turns", "tools"]
 
 SHOP = '''
 """A shop's Celery application, in which the runtime is a guest."""
