@@ -9,6 +9,9 @@ from graphlib import TopologicalSorter
 from runtime.core.model import ForEach, WorkflowNode
 from runtime.errors import InvalidInput
 
+HOST_PREFIX = "host:"
+"""Beginning of the ids of nodes that hold host-driven calls."""
+
 MAX_INSTANCES = 10_000
 """Upper bound on the instances of one ``for_each``."""
 
@@ -24,6 +27,10 @@ def validate_graph(nodes: Sequence[WorkflowNode]) -> None:
         raise InvalidInput("workflow.nodes is empty; define at least one node")
     known: set[str] = set()
     for node in nodes:
+        if node.id.startswith(HOST_PREFIX):
+            raise InvalidInput(
+                f"node id {node.id!r} begins with {HOST_PREFIX!r}, the name of host-driven calls; use another"
+            )
         if node.id in known:
             raise InvalidInput(f"node id {node.id!r} is used twice; ids must be unique in a workflow")
         known.add(node.id)

@@ -16,6 +16,7 @@ from sqlalchemy import text
 
 from runtime.core.canonical import canonical_json
 from runtime.core.chain import Chain
+from runtime.core.graph import HOST_PREFIX
 from runtime.core.model import TURN_TOOL, Driver, ExecutionContext, NodeStatus, StepKind, StepStatus
 from runtime.core.turn import claimed_count
 from runtime.engine.parts import Parts, worker_name
@@ -100,7 +101,7 @@ def load_call(parts: Parts, name: str, ctx: ExecutionContext) -> HostCall:
         SessionConflict: If the session belongs to another principal, was cancelled, is paused or has ended.
         StoreUnavailable: If the database cannot be reached.
     """
-    node_id = f"host:{ctx.run_id}:{ctx.task_id}"
+    node_id = f"{HOST_PREFIX}{ctx.run_id}:{ctx.task_id}"
     uid = node_uid(ctx.session_id, node_id)
     with parts.database.reading() as connection:
         loaded = connection.execute(

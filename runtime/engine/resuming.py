@@ -30,7 +30,7 @@ from runtime.live.hints import AdvanceHint, Hint
 from runtime.store.crashpoints import Transition
 from runtime.store.ids import step_id
 from runtime.store.rows import continuation_row, message_row, step_row
-from runtime.store.sessions import StoredSession, number_continuations
+from runtime.store.sessions import StoredSession, add_control_receipt, number_continuations
 from runtime.store.tables import OPEN_STEPS, ContinuationRow, MessageRow, NodeRow, StepRow
 from runtime.store.write import Change, update_rows
 
@@ -73,6 +73,13 @@ def resume_session(
         change = Change()
         row = continuation_row(session_id, "resumed", session.now, idempotency_key=idempotency_key)
         change.insert(ContinuationRow, [row])
+        resumed = {
+            "principal": principal,
+            "at": session.now,
+            "messages": len(checked),
+            "max_turns": max_turns,
+        }
+        receipt = add_control_receipt(change, session, "session_resumed", resumed)
         change.apply(connection)
         resuming = _Resuming(
             connection, session, max_turns, parts.host.workspace.limits.max_turns_per_session
@@ -85,6 +92,7 @@ def resume_session(
         if session.ended_status is not None:
             _reopen_or_end_again(connection, session, moved=bool(hints))
     parts.publisher.publish([*hints, AdvanceHint(session_id)])
+    parts.live.announce(session_id, "", [receipt])
 
 
 def _check(idempotency_key: str | None, max_turns: int | None) -> None:

@@ -31,6 +31,8 @@ BATCH = 500
 BATCHES = 10
 """How many full batches of due steps one sweep publishes; what is still left waits for the next sweep."""
 
+_PRIORITY = "(SELECT n.priority FROM node n WHERE n.uid = step.node_uid) AS priority"
+
 EXPIRY_BATCH = 100
 """How many approval requests one sweep expires, each in a transaction of its own."""
 
@@ -139,7 +141,7 @@ def _claim_ready(database: Database, backoff: Backoff) -> list[Hint]:
                 f"""UPDATE step SET publishes = publishes + 1, publish_at = {now} + {backoff.sql("publishes")}
                 WHERE id IN (SELECT id FROM step WHERE status = 'ready' AND publish_at <= {now}
                              ORDER BY publish_at LIMIT :batch{_locking(connection)})
-                RETURNING id, session_id, node_id, kind, queue, driver"""
+                RETURNING id, session_id, node_id, kind, queue, driver, {_PRIORITY}"""
             ),
             {**backoff.params, "batch": BATCH},
         ).all()
@@ -156,7 +158,7 @@ def _claim_lost(database: Database, again_s: float) -> list[Hint]:
                 WHERE id IN (SELECT id FROM step WHERE status = 'running' AND lease_until < {now}
                                AND driver = 'worker' AND (publish_at IS NULL OR publish_at <= {now})
                              ORDER BY lease_until LIMIT :batch{_locking(connection)})
-                RETURNING id, session_id, node_id, kind, queue"""
+                RETURNING id, session_id, node_id, kind, queue, {_PRIORITY}"""
             ),
             {"again": round(again_s * 1000), "batch": BATCH},
         ).all()
@@ -211,4 +213,4 @@ def _claim_expired(database: Database, backoff: Backoff) -> list[str]:
 
 
 def _hint(row: Any) -> StepHint:
-    return StepHint(row.id, row.session_id, row.node_id, StepKind(row.kind), row.queue)
+    return StepHint(row.id, row.session_id, row.node_id, StepKind(row.kind), row.queue, row.priority)

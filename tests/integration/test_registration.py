@@ -108,7 +108,7 @@ def test_its_routes_stay_and_ours_lead_to_our_queues(registered):
     assert routed == {
         "shop.order": "mails",
         "other": "orders",
-        **{name: f"agents-{queue}" for name, queue in zip(OURS, NAMES, strict=True)},
+        **dict(zip(OURS, (f"agents-{queue}" for queue in ("turns", "tools", *NAMES[:2])), strict=True)),
     }
 
 

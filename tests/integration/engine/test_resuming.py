@@ -237,13 +237,16 @@ def test_on_a_completed_session_a_resume_changes_nothing_but_the_record(runtime,
     flow = start(runtime, node("a"), node("b", depends_on=["a"]))
     canvas.drain()
     before = flow.nodes()
-    ended = run_sql(runtime, "SELECT ended_at, control_head FROM session")
+    ended = run_sql(runtime, "SELECT ended_at FROM session")
+    receipts = run_sql(runtime, "SELECT * FROM evidence ORDER BY step_id, n")
     steps = run_sql(runtime, "SELECT * FROM step ORDER BY id")
     for _ in range(2):
         runtime.resume("s-1")
         canvas.drain()
     assert (flow.status(), flow.nodes()) == ("completed", before)
-    assert run_sql(runtime, "SELECT ended_at, control_head FROM session") == ended
+    assert run_sql(runtime, "SELECT ended_at FROM session") == ended
+    added = [row for row in run_sql(runtime, "SELECT * FROM evidence ORDER BY n") if row not in receipts]
+    assert [row.kind for row in added] == ["session_resumed", "session_resumed"]
     assert run_sql(runtime, "SELECT * FROM step ORDER BY id") == steps
     assert kinds(flow)[-5:] == ["completed", "resumed", "completed", "resumed", "completed"]
     assert numbers(flow) == list(range(len(numbers(flow))))

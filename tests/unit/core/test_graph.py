@@ -18,6 +18,7 @@ def node(name, *depends, **values):
     [
         ([], "empty"),
         ([node("a"), node("a")], "'a' is used twice"),
+        ([node("host:r:t")], "'host:r:t'"),
         ([node("a", "ghost")], "'ghost'"),
         ([node("a", "a")], "a -> a"),
         ([node("a", "c"), node("b", "a"), node("c", "b")], "cycle"),
