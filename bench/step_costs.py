@@ -57,6 +57,7 @@ def _session(lab: Lab, kept: Kept) -> dict[str, Counts]:
             hint = kept.hints.pop(0)
             kind = _kind(hint, turns)
             turns += isinstance(hint, StepHint) and hint.kind is StepKind.TURN
+            lab.runtime.parts.live.flush()
             with counting(database) as cost:
                 _running(executor, hint)()
             costs[kind] = cost.counts

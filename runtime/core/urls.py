@@ -1,10 +1,12 @@
 """Addresses by the WHATWG URL rules: normalise, compare, name the host and port, join an endpoint.
 
 Parsing is that of the ada library (https://url.spec.whatwg.org/); httpx and `urllib` follow RFC 3986, whose
-normal forms differ.
+normal forms differ. Every model call asks the same of the same few addresses, so answers are kept.
 """
 
 from __future__ import annotations
+
+from functools import lru_cache
 
 from ada_url import URL
 
@@ -13,6 +15,7 @@ from runtime.errors import ConfigurationError
 _DEFAULT_PORTS = {"http:": "80", "https:": "443"}
 
 
+@lru_cache(maxsize=256)
 def normalise_url(text: str, *, source: str) -> str:
     """Return the WHATWG serialisation of an absolute URL.
 
@@ -33,6 +36,7 @@ def normalise_url(text: str, *, source: str) -> str:
         ) from None
 
 
+@lru_cache(maxsize=256)
 def require_callable(url: str, *, source: str) -> None:
     """Refuse a URL that cannot be called over HTTP, or that carries credentials.
 
@@ -46,12 +50,14 @@ def require_callable(url: str, *, source: str) -> None:
         raise ConfigurationError(f"{source} carries credentials; name a variable in api_key_env instead")
 
 
+@lru_cache(maxsize=256)
 def host_and_port(url: str) -> str:
     """``host:port`` of a URL, with the scheme's default port when it names none, as scopes list it."""
     parsed = URL(url)
     return f"{parsed.hostname}:{parsed.port or _DEFAULT_PORTS.get(parsed.protocol, '')}"
 
 
+@lru_cache(maxsize=256)
 def join_endpoint(base: str, path: str) -> str:
     """Append an endpoint's path to a base URL; a trailing slash or a part already there does no harm.
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Sequence
+from contextlib import nullcontext
 from functools import cached_property
 from typing import Any, NamedTuple
 
@@ -60,8 +61,11 @@ class CeleryPublisher:
         if time.monotonic() < self._quiet_until:
             return False
         try:
-            # All that needs no canvas leaves in few round trips.
-            with self.app.producer_or_acquire() as producer, producer.batch(BATCH):
+            many = len(hints) > 1  # what needs no canvas then leaves in few round trips
+            with (
+                self.app.producer_or_acquire() as producer,
+                producer.batch(BATCH) if many else nullcontext(),
+            ):
                 for hint in dict.fromkeys(hints):
                     self._send(hint, producer)
         except Exception as error:  # noqa: BLE001 - any broker failure means: the sweep will publish
@@ -86,6 +90,9 @@ class CeleryPublisher:
                     kwargs=task.ids,
                     expires=HINT_EXPIRES_SECONDS,
                     producer=producer,
+                    # What Flower shows; Celery's own rendering is slower and shows no more.
+                    argsrepr="()",
+                    kwargsrepr=repr(task.ids),
                     **self._options(task),
                 )
 

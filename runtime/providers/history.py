@@ -32,7 +32,11 @@ class AnsweredCall:
     id: str
     call: ToolCall
     content: str
-    failed: bool
+
+    @property
+    def failed(self) -> bool:
+        """Whether the result tells of a failure or a refusal."""
+        return _tells_failure(self.content)
 
 
 @dataclass(frozen=True)
@@ -118,7 +122,7 @@ class _Ids:
         while not wish or wish in self._taken or not (wish == call.provider_id or _LEGAL_ID.fullmatch(wish)):
             wish, number = f"call_{number}", number + 1
         self._taken.add(wish)
-        return AnsweredCall(wish, call, content, _tells_failure(content))
+        return AnsweredCall(wish, call, content)
 
 
 def _tells_failure(content: str) -> bool:
