@@ -6,7 +6,7 @@ from typing import Any
 
 from runtime.live.celery_settings import SWEEP_TASK
 
-SWEEP_SECONDS = 1.0
+SWEEP_SECONDS = 0.5
 
 
 def beat_schedule(queue_prefix: str = "") -> dict[str, dict[str, Any]]:
@@ -20,6 +20,6 @@ def beat_schedule(queue_prefix: str = "") -> dict[str, dict[str, Any]]:
             "task": SWEEP_TASK,
             "schedule": SWEEP_SECONDS,
             # A sweep that nobody took before the next is due is not worth running.
-            "options": {"queue": queue_prefix + "maintenance", "expires": SWEEP_SECONDS * 5},
+            "options": {"queue": queue_prefix + "maintenance", "expires": SWEEP_SECONDS * 10},
         }
     }

@@ -16,7 +16,7 @@ from rich.console import Console
 from rich.text import Text
 
 QUIET = (": INFO/", "agent_runtime.sweep")
-"""A line with all of these says that the sweep ran, which it does every second."""
+"""A line with all of these says that the sweep ran, which it does twice a second."""
 COLOURS = ("cyan", "magenta", "yellow", "green", "blue")
 
 

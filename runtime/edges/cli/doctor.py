@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 PING_SECONDS = 1.0
 BEAT_SECONDS = 4.0
-"""Beat sends the sweep every second; a busy worker may take one late."""
+"""Beat sends the sweep twice a second; a busy worker may take one late."""
 
 Level = Literal["ok", "warn", "fail"]
 STYLES = {"ok": "green", "warn": "yellow", "fail": "red"}

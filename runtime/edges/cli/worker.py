@@ -30,7 +30,7 @@ def worker(
 
 
 def beat() -> None:
-    """Send the sweep every second; several beats are harmless."""
+    """Send the sweep twice a second; several beats are harmless."""
     from runtime.edges.shadowing import refuse_shadowed_modules
 
     refuse_shadowed_modules()
