@@ -217,11 +217,13 @@ class AgentRuntime:
         """Commit a session and publish its first steps; find it if it exists with this definition.
 
         Raises:
-            InvalidInput: On a bad id, graph or turn input.
+            InvalidInput: On a bad id, graph or turn input, or a node without a model where none is the default.
             SessionConflict: If the session exists with another definition or principal.
         """
         if definition.ctx.lane_id is not None:
             self.workspace.lane(definition.ctx.lane_id)
+        if self.workspace.default_model is None:
+            definition.require_models()
         limit = self.workspace.limits.max_turns_per_session
         self._publish(start_session(self.parts.database, definition, max_turns_limit=limit))
 

@@ -100,7 +100,7 @@ def _check_turn(node: WorkflowNode, session_id: str) -> None:
     if "session_id" in node.execute_turn_input:
         raise InvalidInput(f"{where}.session_id: each due time has a session of its own; leave it out")
     try:
-        validate_turn_input({**node.execute_turn_input, "session_id": session_id})
+        validate_turn_input({**node.execute_turn_input, "session_id": session_id}, default_model="default")
     except InvalidInput as error:
         raise InvalidInput(f"{where}: {error}") from None
 

@@ -236,19 +236,22 @@ _FIELDS = (
 )  # fmt: skip
 
 
-def validate_turn_input(value: Json, *, require_url: bool = False) -> TurnInput:
+def validate_turn_input(
+    value: Json, *, require_url: bool = False, default_model: str | None = None
+) -> TurnInput:
     """Check the argument of ``agent:execute-turn``; the first problem wins, ``null`` is not absent.
 
     Args:
         value: Plain JSON.
         require_url: Whether ``url`` must be given, as in the reference.
+        default_model: The profile of an input that names none; ``None``: it must name one.
 
     Raises:
         InvalidInput: With the field that is wrong and what it must be.
     """
     data = _object(value, "the turn input", _FIELDS)
     session_id = _text(data.get("session_id"), "session_id")
-    model_profile = _text(data.get("model_profile"), "model_profile")
+    model_profile = _text(data.get("model_profile", default_model), "model_profile")
     url = _text(data.get("url"), "url") if require_url or "url" in data else None
     stream = data.get("stream")
     if "stream" in data and not isinstance(stream, bool):

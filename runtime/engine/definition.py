@@ -45,6 +45,10 @@ class Budget:
         return turns, turns if self.ceiling is None else min(turns, self.ceiling)
 
 
+SOME_MODEL = "the workspace's default"
+"""Stands for the profile of an input that names none, where only its shape is looked at."""
+
+
 def check_turn(node: WorkflowNode, session_id: str) -> Sequence[TranscriptMessage]:
     """Validate what a node's first turn is given.
 
@@ -61,7 +65,7 @@ def check_turn(node: WorkflowNode, session_id: str) -> Sequence[TranscriptMessag
             f"but the session is {session_id!r}; leave it out or make them the same"
         )
     try:
-        return validate_turn_input(given).messages
+        return validate_turn_input(given, default_model=SOME_MODEL).messages
     except InvalidInput as error:
         raise InvalidInput(f"node {node.id!r}: execute_turn_input: {error}") from None
 

@@ -16,7 +16,7 @@ from runtime.core.model import ExecutionContext, NodeStatus, WorkflowNode
 from runtime.core.text import check_name
 from runtime.engine.definition import Budget, GraphRows, check_turn
 from runtime.engine.publishing import hints_of
-from runtime.errors import SessionConflict
+from runtime.errors import InvalidInput, SessionConflict
 from runtime.live.hints import Hint
 from runtime.store.crashpoints import Transition
 from runtime.store.engine import Database
@@ -62,6 +62,19 @@ class Definition:
             "context": context_json(self.ctx),
             "max_turns": self.max_turns,
         }
+
+    def require_models(self) -> None:
+        """See that each node names a model, where there is no default.
+
+        Raises:
+            InvalidInput: If one does not.
+        """
+        for node in self.nodes:
+            if "model_profile" not in node.execute_turn_input:
+                raise InvalidInput(
+                    f"node {node.id!r} names no model: give execute_turn_input.model_profile, or set "
+                    "agent_runtime.default_model in the workspace file"
+                )
 
 
 def check_session_id(session_id: str) -> None:

@@ -1,6 +1,6 @@
 """Finds what nobody is working on, from rows alone, and sends hints for it.
 
-It runs twice a second, in several places at once if need be: each batch is claimed by moving the rows' due time
+It runs twice a second, in several places at once if need be: each batch is claimed by moving its due time
 on before anything is sent or done. What is found again and again is tried ever less often, so that it cannot
 keep the rest waiting. What it does not find in one batch it finds in the next.
 """

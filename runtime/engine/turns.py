@@ -55,7 +55,7 @@ def prepare_host_turn(
 ) -> PreparedTurn:
     """Prepare a turn from a caller's input; the input itself is the evidence."""
     try:
-        turn = validate_turn_input(value)
+        turn = validate_turn_input(value, default_model=parts.host.workspace.default_model)
         limits = _limits(parts.host, turn)
         failure = check_limits(
             limits, input_bytes=turn.size_bytes(), turn_index=counters[0], tool_call_count=counters[1]
@@ -92,7 +92,9 @@ def prepare_node_turn(
     }
     try:
         stub = [{"role": "user", "content": ""}]
-        turn = validate_turn_input({**template, "messages": stub})
+        turn = validate_turn_input(
+            {**template, "messages": stub}, default_model=parts.host.workspace.default_model
+        )
         limits = _limits(parts.host, turn)
         failure = check_limits(
             TurnLimits(max_input_bytes=limits.max_input_bytes),

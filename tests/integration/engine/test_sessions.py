@@ -237,3 +237,19 @@ def test_an_enqueued_turn_returns_its_output_and_runs_no_tool(runtime, workers):
     output = handle.output(timeout=0)
     assert output.unwrap()["requested_tool"]["name"] == "ledger:put"
     assert ledger() == []
+
+
+def test_a_turn_that_names_no_model_gets_the_default(runtime, workers, model):
+    given = {key: value for key, value in turn_input("/say Hello.").items() if key != "model_profile"}
+    flow = start_governed_agent_session(runtime=runtime, execute_turn_input=given, ctx=context())
+    workers.drain()
+    assert flow.status() == "completed"
+    host = runtime.execute_tool("agent:execute-turn", {**given, "session_id": "s-2"}, context("s-2"))
+    assert host.unwrap()["assistant_message"] == "Hello."
+
+
+def test_without_a_default_a_node_must_name_its_model(runtime, monkeypatch):
+    monkeypatch.setattr(type(runtime.workspace), "default_model", None)
+    given = {key: value for key, value in turn_input("/say Hello.").items() if key != "model_profile"}
+    with pytest.raises(InvalidInput, match="default_model"):
+        start_governed_agent_session(runtime=runtime, execute_turn_input=given, ctx=context())
