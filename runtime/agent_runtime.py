@@ -217,7 +217,7 @@ class AgentRuntime:
         """Commit a session and publish its first steps; find it if it exists with this definition.
 
         Raises:
-            InvalidInput: On a bad id, graph or turn input, or a node without a model where none is the default.
+            InvalidInput: On a bad id, graph or turn input, or if neither a node nor the file names a model.
             SessionConflict: If the session exists with another definition or principal.
         """
         if definition.ctx.lane_id is not None:
