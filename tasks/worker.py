@@ -167,9 +167,10 @@ def connect_signals(
             logger.warning("%s", problem)
         if "prefork" in sender.pool_cls.__module__:
             opened.close()
-            gc.freeze()  # what is loaded by now stays shared with the children that are forked next
         else:
             _opened[os.getpid()] = opened
+        # What is loaded by now stays: no collection looks at it again, and children that are forked share it.
+        gc.freeze()
 
     def in_child(**_: Any) -> None:
         if not concerned():
