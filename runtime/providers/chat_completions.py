@@ -240,6 +240,7 @@ class _CallFragments:
 
     def __init__(self) -> None:
         self._calls: dict[int, dict[str, Any]] = {}
+        self._latest: dict[int, int] = {}  # where the fragments of an index go by now
         self._current: int | None = None
 
     def add(self, fragment: dict[str, Any]) -> None:
@@ -254,18 +255,35 @@ class _CallFragments:
             call["arguments"] = arguments
 
     def _place(self, fragment: dict[str, Any]) -> int:
-        index, call_id = fragment.get("index"), text_of(fragment.get("id"))
-        named = text_of(object_of(fragment.get("function")).get("name")) is not None
-        place = index if type(index) is int else self._current
-        known = self._calls.get(place) if place is not None else None
-        # Some servers leave the index out, or send 0 for every call: a new id with a name is a new call.
-        other = known is not None and named and call_id is not None and known["id"] not in (None, call_id)
-        if place is None or other:
-            place = max(self._calls, default=-1) + 1
-        self._calls.setdefault(place, {"id": None, "name": None, "arguments": ""})
+        given, call_id = fragment.get("index"), text_of(fragment.get("id"))
+        index = given if type(given) is int else None
+        ids = {call["id"]: place for place, call in self._calls.items() if call["id"]}
+        place = ids.get(call_id, self._current) if index is None else self._latest.get(index)
+        if place is None or _begins_another(self._calls[place], fragment):
+            behind = max(self._calls, default=-1) + 1
+            place = behind if index is None or index in self._calls else index
+            self._calls[place] = {"id": None, "name": None, "arguments": ""}
+        if index is not None:
+            self._latest[index] = place
         self._current = place
         return place
 
     def whole(self) -> tuple[NativeCall, ...]:
         ordered = (self._calls[place] for place in sorted(self._calls))
         return tuple(NativeCall(call["name"], call["arguments"], call["id"]) for call in ordered)
+
+
+def _begins_another(call: dict[str, Any], fragment: dict[str, Any]) -> bool:
+    """Whether a fragment for a call's place is another call: some servers send no index, or 0 for every call.
+
+    Only a fragment that names a tool can be one. It is, if its id or its name differs, or if it brings
+    arguments although those of the call are whole.
+    """
+    function = object_of(fragment.get("function"))
+    name, call_id = text_of(function.get("name")), text_of(fragment.get("id"))
+    if name is None:
+        return False
+    if (call_id and call["id"] not in (None, call_id)) or call["name"] not in (None, name):
+        return True
+    brings = function.get("arguments") not in (None, "")
+    return brings and (isinstance(call["arguments"], dict) or parse_object(call["arguments"]) is not None)

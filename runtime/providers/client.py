@@ -32,6 +32,9 @@ from runtime.providers.wire import NativeTables, Wire
 MAX_BODY_BYTES = 32 * 1024 * 1024
 """Largest answer that is read, in bytes after decompression."""
 
+LINGER_SECONDS = 0.25
+"""How long a finished stream is read on for the end of its body."""
+
 MAX_CONNECTIONS = 200
 _MAX_ERROR_BYTES = 256 * 1024
 _WIRES: Mapping[str, Wire] = {"openai_compatible": ChatCompletions(), "messages_compatible": Messages()}
@@ -197,7 +200,10 @@ class _Call:
                 model = reader.model
                 if reader.feed(event):
                     self._partial(reader, model)
-        except (httpx.HTTPError, OSError):
+                if reader.ended:
+                    # Nothing more is meant; a body that ends now leaves its connection for the next call.
+                    bounds.hurry(LINGER_SECONDS)
+        except (httpx.HTTPError, OSError, DeadlinePassed):
             if not reader.ended:
                 raise
         output = self._normalised(reader.finish())

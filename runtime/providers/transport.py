@@ -37,6 +37,10 @@ class Bounds:
         self._deadline = deadline
         self._cancelled = cancelled
 
+    def hurry(self, seconds: float) -> None:
+        """Bring the deadline forward to so many seconds from now, unless it is nearer."""
+        self._deadline = min(self._deadline, time.monotonic() + seconds)
+
     def check(self) -> float:
         """Seconds left.
 

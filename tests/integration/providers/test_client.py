@@ -135,6 +135,18 @@ def test_rule_9_a_hang_up_after_the_end_marker_does_no_harm(client):
         assert client.execute(profile(server.url), asked(stream=True)).assistant_message == "whole"
 
 
+def test_rule_9_a_stream_that_stays_open_after_its_end_marker_is_not_waited_for(client):
+    def stay(connection):
+        connection.head(content_type="text/event-stream")
+        connection.chunk(event("whole", "stop") + b"data: [DONE]\n\n")
+        connection.until_gone()
+
+    with serving(stay) as server:
+        output = client.execute(profile(server.url), asked(stream=True), deadline_s=60)
+        assert output.assistant_message == "whole"
+        assert server.gone.wait(20)
+
+
 def test_a_hang_up_before_any_answer_is_retryable(client):
     with serving(lambda connection: connection.reset()) as server:
         error = failure(client, profile(server.url))

@@ -255,6 +255,45 @@ def test_rule_12_whole_calls_under_one_index_are_several(index):
     assert [item[2] for item in calls(exchange(CHAT, stream, STREAM))] == ["a", "b"]
 
 
+@pytest.mark.parametrize("call_id", [None, "", "same"])
+@pytest.mark.parametrize("index", [0, None])
+def test_rule_12_whole_calls_without_ids_of_their_own_are_several(index, call_id):
+    both = [fragment(index, call_id, NAME, '{"title":"1"}'), fragment(index, call_id, NAME, '{"title":"2"}')]
+    stream = chunks(delta(tool_calls=both), delta(finish="tool_calls"))
+    asked = calls(exchange(CHAT, stream, STREAM))
+    assert [item[1] for item in asked] == [{"title": "1"}, {"title": "2"}]
+
+
+@pytest.mark.parametrize("index", [0, None])
+def test_rule_12_what_continues_the_second_of_such_calls_does_not_go_to_the_first(index):
+    fragments = [
+        fragment(index, "a", NAME, '{"title":"1"}'),
+        fragment(index, "b", NAME, ""),
+        fragment(index, "", "", '{"title":'),
+        fragment(index, "", "", '"2"}'),
+    ]
+    stream = chunks(*(delta(tool_calls=[item]) for item in fragments), delta(finish="tool_calls"))
+    asked = calls(exchange(CHAT, stream, STREAM))
+    assert [item[1:] for item in asked] == [({"title": "1"}, "a"), ({"title": "2"}, "b")]
+
+
+def test_rule_12_a_continuation_that_has_only_an_id_goes_to_the_call_of_that_id():
+    fragments = [
+        fragment(None, "a", NAME, '{"title":'),
+        fragment(None, "b", NAME, '{"title":'),
+        fragment(None, "a", None, '"1"}'),
+        fragment(None, "b", None, '"2"}'),
+    ]
+    stream = chunks(*(delta(tool_calls=[item]) for item in fragments), delta(finish="tool_calls"))
+    assert [item[1] for item in calls(exchange(CHAT, stream, STREAM))] == [{"title": "1"}, {"title": "2"}]
+
+
+def test_rule_12_a_name_that_comes_with_every_fragment_is_one_call():
+    fragments = [fragment(0, "a", NAME, part) for part in ('{"title":', '"x"}', "")]
+    stream = chunks(*(delta(tool_calls=[item]) for item in fragments), delta(finish="tool_calls"))
+    assert calls(exchange(CHAT, stream, STREAM)) == [("calendar:create-event", {"title": "x"}, "a")]
+
+
 @pytest.mark.parametrize("empty", [[], None])
 def test_rule_12_an_empty_list_is_no_request(empty):
     assert exchange(CHAT, chat("Hi.", calls=empty)).status == "reply"
