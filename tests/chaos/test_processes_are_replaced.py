@@ -142,3 +142,21 @@ def test_redis_flushed_in_a_chord_and_before_a_join_loses_nothing(attached, stac
     assert ledger() == {"put a": 1, "put b": 1}
     assert set(statuses(flow).values()) == {"completed"}
     assert verified_by_another_process(attached)
+
+
+@pytest.mark.parametrize("attached", ["sqlite", "postgresql"], indirect=True)
+def test_two_beats_and_two_sweeping_workers_at_once_start_each_wake_up_once(attached, stack):
+    with stack() as workers:
+        workers.start("beat-2", like="beat")
+        workers.start("turns-2", like="turns")
+        names = [f"n{number}" for number in range(30)]
+        flow = start(attached, *(node(name, wake_after=f"{200 + 50 * n}ms") for n, name in enumerate(names)))
+        assert flow.wait(timeout=150) == "completed"
+        workers.supervisor.check()
+    steps = rows_of(attached, "SELECT node_id, attempts, crashes FROM step WHERE session_id = 's-1'")
+    assert sorted((row.node_id, row.attempts, row.crashes) for row in steps) == sorted(
+        (name, 1, 0) for name in names
+    )
+    woken = rows_of(attached, "SELECT node_id FROM continuation WHERE kind = 'wakeup'")
+    assert sorted(row.node_id for row in woken) == sorted(names)
+    assert verified_by_another_process(attached)
