@@ -244,6 +244,41 @@ def test_a_deadline_ends_a_suspended_node(runtime, workers):
     assert failed(flow)["details"]["limit"] == "deadline"
 
 
+def until_ended(runtime, workers, flow):
+    """Sweep until a session's deadline has ended it."""
+    move_clock(runtime, 61)
+    for _ in range(3):
+        sweep(runtime.parts)
+        workers.drain()
+        move_clock(runtime, 1)
+    assert failed(flow)["details"]["limit"] == "deadline"
+
+
+def test_a_resume_gives_a_node_that_its_deadline_ended_as_long_again(runtime, workers, model):
+    runtime.parts.database.clock = Clock(1_800_000_000_000)
+    model.faults.add(Fault(match="/say", times=1, status=503))
+    flow = start(runtime, "/say Done.", deadline="1m", retry={"first_delay": "2h", "longest_delay": "2h"})
+    workers.drain()
+    until_ended(runtime, workers, flow)
+    runtime.resume("s-1")
+    workers.drain()
+    assert flow.status() == "completed"
+    assert runtime.verify("s-1").verified
+
+
+def test_a_resume_goes_on_behind_the_call_whose_question_ended_with_its_node(runtime, workers):
+    runtime.parts.database.clock = Clock(1_800_000_000_000)
+    flow = start(runtime, call("ledger:guarded", "a"), "/say Done.", deadline="1m")
+    workers.drain()
+    until_ended(runtime, workers, flow)
+    runtime.resume("s-1")
+    workers.drain()
+    assert flow.status() == "completed"
+    assert runtime.approvals("s-1") == []
+    assert not any(each["result"] == "success" for each in finishes(flow)), "nobody approved the call"
+    assert runtime.verify("s-1").verified
+
+
 # --- calls that were cut off ----------------------------------------------------------------------
 
 
