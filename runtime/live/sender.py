@@ -7,6 +7,7 @@ import os
 import queue
 import threading
 import time
+import weakref
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 
@@ -41,8 +42,11 @@ class Sender:
 
     def __init__(self, client: Callable[[], redis.Redis]) -> None:
         self._client = client
+        self._begin()
+        _of_this_process.add(self)
+
+    def _begin(self) -> None:
         self._lock = threading.Lock()
-        self._pid = os.getpid()
         self._quiet_until = 0.0
         self._thread: threading.Thread | None = None
         self._queue: queue.SimpleQueue[_Item] = queue.SimpleQueue()
@@ -51,7 +55,7 @@ class Sender:
         """Send commands soon, in one round trip or fewer. Never waits and never raises."""
         if self.quiet:
             return
-        if self._pid != os.getpid() or self._thread is None:
+        if self._thread is None:
             self._start()
         if self._queue.qsize() < LONGEST:
             self._queue.put(commands)
@@ -68,7 +72,7 @@ class Sender:
 
     def flush(self, timeout: float = CLOSE_SECONDS) -> bool:
         """Wait until all that was put before is sent or dropped; whether that was so in time."""
-        if self._pid != os.getpid() or self._thread is None:
+        if self._thread is None:
             return True
         sent = threading.Event()
         self._queue.put(sent)
@@ -78,21 +82,20 @@ class Sender:
         """Send what is left, and end the thread."""
         with self._lock:
             thread, self._thread = self._thread, None
-            if thread is None or self._pid != os.getpid():
+            if thread is None:
                 return
             self._queue.put(None)
         thread.join(CLOSE_SECONDS)
 
     def _start(self) -> None:
         with self._lock:
-            if self._pid != os.getpid():
-                # The thread and the queue of a parent are the parent's.
-                self._pid, self._thread, self._queue = os.getpid(), None, queue.SimpleQueue()
             if self._thread is None:
-                self._thread = threading.Thread(
+                thread = threading.Thread(
                     target=self._run, args=(self._queue,), name="live-evidence", daemon=True
                 )
-                self._thread.start()
+                with suppress(RuntimeError):  # the interpreter ends
+                    thread.start()
+                    self._thread = thread
 
     def _run(self, waiting: queue.SimpleQueue[_Item]) -> None:
         while True:
@@ -117,3 +120,17 @@ class Sender:
             pipe.execute()
         except redis.RedisError as error:
             self.failed(error)
+        except Exception:  # whatever it is, this thread goes on with what comes next
+            logger.exception("live evidence could not be sent")
+
+
+_of_this_process: weakref.WeakSet[Sender] = weakref.WeakSet()
+
+
+def _begin_anew() -> None:
+    """In a child: the parent's threads, what waits for them and the locks they held are the parent's."""
+    for sender in _of_this_process:
+        sender._begin()
+
+
+os.register_at_fork(after_in_child=_begin_anew)

@@ -1,11 +1,16 @@
 """What Redis holds for the living: streams that expire, approval waits that a flush cannot lose."""
 
+import os
+import threading
+
 import pytest
+import redis
 
 from runtime import start_governed_agent_session
 from runtime.engine.sweep import sweep
 from runtime.live import keys
 from runtime.live.redis_live import STREAM_SECONDS
+from runtime.live.sender import Sender
 from tests.harness.sessions import call, context, turn_input
 
 
@@ -63,3 +68,48 @@ def test_without_redis_a_session_still_runs_to_its_end(runtime, workers, monkeyp
     workers.drain()
     assert flow.status() == "completed"
     assert [event.kind for event in flow.events()].count("tool_call_finished") == 3
+
+
+# --- the thread that sends ------------------------------------------------------------------------
+
+
+def test_what_is_put_arrives_in_order_and_in_fewer_round_trips(valkey):
+    sender, pipelines = Sender(lambda: client), []
+    client = redis.Redis.from_url(valkey.url, decode_responses=True)
+    make = client.pipeline
+    client.pipeline = lambda **given: pipelines.append(1) or make(**given)
+    begun, go_on = threading.Event(), threading.Event()
+    sender.put([lambda pipe: begun.set() or go_on.wait(30)])
+    assert begun.wait(30)
+    for number in range(50):
+        sender.put([lambda pipe, number=number: pipe.rpush("sent", number)])
+    go_on.set()
+    assert sender.flush()
+    assert client.lrange("sent", 0, -1) == [str(number) for number in range(50)]
+    assert len(pipelines) == 2
+    sender.close()
+
+
+def test_a_command_that_cannot_be_sent_takes_nothing_later_with_it(valkey):
+    client = redis.Redis.from_url(valkey.url, decode_responses=True)
+    sender = Sender(lambda: client)
+    sender.put([lambda pipe: pipe.set("lone", "\ud800")])
+    assert sender.flush()
+    sender.put([lambda pipe: pipe.set("whole", "yes")])
+    assert sender.flush()
+    assert client.get("whole") == "yes"
+    sender.close()
+
+
+def test_a_forked_child_sends_for_itself_whatever_its_parent_was_at(valkey):
+    sender = Sender(lambda: redis.Redis.from_url(valkey.url))
+    sender.put([lambda pipe: pipe.set("parent", 1)])
+    assert sender.flush()
+    with sender._lock:
+        child = os.fork()
+        if child == 0:
+            sender.put([lambda pipe: pipe.set("child", 1)])
+            os._exit(0 if sender.flush() else 1)
+    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
+    assert redis.Redis.from_url(valkey.url).get("child") == b"1"
+    sender.close()
