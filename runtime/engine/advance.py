@@ -23,6 +23,7 @@ from runtime.live.hints import Hint, StepHint
 from runtime.store.crashpoints import Transition
 from runtime.store.engine import Database
 from runtime.store.sessions import find_session
+from runtime.store.sql import UNPROPAGATED
 
 
 def advance(database: Database, session_id: str) -> list[Hint]:
@@ -51,8 +52,8 @@ def advance(database: Database, session_id: str) -> list[Hint]:
 
 def _unpropagated(work: Promotion) -> Sequence[Any]:
     return work.rows(
-        "SELECT s.id, s.node_uid, s.turn_index, s.kind, n.status AS node_status FROM step s "
-        "JOIN node n ON n.uid = s.node_uid WHERE s.session_id = :id AND NOT s.propagated",
+        "SELECT s.id, s.node_uid, s.turn_index, s.kind, n.status AS node_status FROM step s JOIN node n "
+        f"ON n.uid = s.node_uid WHERE s.session_id = :id AND {UNPROPAGATED[work.connection.dialect.name]}",
         id=work.session.id,
     )
 

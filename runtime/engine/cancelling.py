@@ -37,8 +37,8 @@ def cancel_waiting(connection: Connection, session_id: str, now: int) -> list[st
     )
     connection.execute(
         text(
-            "UPDATE node SET status = 'cancelled' WHERE session_id = :id AND mode <> 'host' "
-            "AND status NOT IN ('completed', 'error', 'skipped') AND NOT EXISTS "
+            "UPDATE node SET status = 'cancelled', deadline_at = NULL WHERE session_id = :id "
+            "AND mode <> 'host' AND status NOT IN ('completed', 'error', 'skipped') AND NOT EXISTS "
             "(SELECT 1 FROM step s WHERE s.node_uid = node.uid AND s.status = 'running')"
         ),
         {"id": session_id},

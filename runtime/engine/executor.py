@@ -285,7 +285,7 @@ class Executor:
             uid=step.node_uid,
             deadline=None if within is None else attempt.now + within,
         )
-        if not step.is_turn or step.turn_index > 0:
+        if not step.is_turn or step.turn_index > 0 or step.fence > 0:
             return
         kinds = ["wakeup"] if step.wake_at is not None else []
         kinds += ["join_ready"] if step.dependencies > 1 else []

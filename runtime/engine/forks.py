@@ -9,7 +9,7 @@ must keep what is cited.
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Container, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -69,18 +69,26 @@ SELECT t.uid, m.number, m.role, m.content
 """
 
 
-def kept_nodes(nodes: Sequence[WorkflowNode], statuses: Mapping[str, str], node_id: str) -> frozenset[str]:
+def kept_nodes(
+    nodes: Sequence[WorkflowNode],
+    statuses: Mapping[str, str],
+    node_id: str,
+    handled: Container[str] = (),
+) -> frozenset[str]:
     """The nodes that a fork keeps: over, not downstream of where it forks, and so is all they depend on.
 
     Args:
         nodes: A valid graph.
         statuses: The state of each of its nodes.
         node_id: Where it forks; that node runs again.
+        handled: Nodes whose error the graph handles: they are finished as well.
     """
     above, by_id = upstream(nodes), {node.id: node for node in nodes}
     kept: set[str] = set()
     for name in in_order({node.id: node.depends_on for node in nodes}):
-        over = statuses.get(name) in (NodeStatus.COMPLETED, NodeStatus.SKIPPED)
+        status = statuses.get(name)
+        over = status in (NodeStatus.COMPLETED, NodeStatus.SKIPPED)
+        over = over or (status == NodeStatus.ERROR and name in handled)
         again = name == node_id or node_id in above[name]
         if over and not again and kept.issuperset(by_id[name].depends_on):
             kept.add(name)
@@ -188,7 +196,9 @@ class _Forking:
         definition = forked_definition(source, json.loads(stored), node_id, new_session_id, messages)
         nodes = connection.execute(text(_NODES), {"id": source.id}).all()
         statuses = {row.node_id: row.status for row in nodes if row.item is None}
-        kept = kept_nodes(definition.nodes, statuses, node_id)
+        handled = {row.node_id for row in nodes if row.handled}
+        handled |= {node.id for node in definition.nodes if node.on_error == "continue"}
+        kept = kept_nodes(definition.nodes, statuses, node_id, handled)
         return _Forking(connection, source, node_id, definition, nodes, kept)
 
     @property

@@ -167,7 +167,7 @@ SELECT e.node_uid, e.depends_on_uid, n.status, d.item IS NOT NULL AS instance
 
 _CONTINUE = f"""
 UPDATE {{steps}} SET status = 'ready', crashes = 0, attempts = 0, publishes = 0, reason = NULL,
-       propagated = :yes, due_at = CAST(:now AS BIGINT), publish_at = CAST(:now AS BIGINT)
+       started_at = NULL, propagated = :yes, due_at = CAST(:now AS BIGINT), publish_at = CAST(:now AS BIGINT)
  WHERE session_id = :id AND {OPEN_STEPS} AND (status = 'quarantined' OR (status = 'pending' AND node_uid IN
        (SELECT uid FROM node WHERE session_id = :id AND status = 'suspended'
            AND (reason IS NULL OR reason <> 'quarantined'))))
@@ -303,7 +303,13 @@ class _Resuming:
         steps = [{"id": failed[uid], **ready} for uid in retried.nodes]
         steps += [{"id": step_id(uid, 0, 0), **waits} for uid in retried.unskipped]
         update_rows(connection, StepRow, "id", steps)
-        moved = dict.fromkeys(retried.nodes | retried.groups, NodeStatus.RUNNING)
+        places, values = named(str(step["id"]) for step in steps)
+        self._execute(
+            f"UPDATE step SET started_at = NULL WHERE session_id = :id AND id IN ({places})", **values
+        )
+        # A node whose turn is made again starts anew: it has as long as the first time.
+        moved = dict.fromkeys(retried.nodes, NodeStatus.READY)
+        moved |= dict.fromkeys(retried.groups, NodeStatus.RUNNING)
         moved |= dict.fromkeys(retried.unskipped, NodeStatus.PENDING)
         rows = [{"uid": uid, "status": status} for uid, status in moved.items()]
         update_rows(connection, NodeRow, "uid", rows)

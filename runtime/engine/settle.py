@@ -13,6 +13,7 @@ from runtime.engine.promotion import Promotion
 from runtime.errors import ErrorCode
 from runtime.store.rows import continuation_row
 from runtime.store.sessions import add_control_receipt, number_continuations
+from runtime.store.sql import UNPROPAGATED
 from runtime.store.tables import ContinuationRow
 from runtime.store.write import Change
 
@@ -21,7 +22,7 @@ from runtime.store.write import Change
 _OPEN = """
 SELECT EXISTS (SELECT 1 FROM node WHERE session_id = :id AND mode <> 'host' AND status IN
                ('ready', 'running', 'scheduled', 'waiting_approval', 'suspended')) AS moving,
-       EXISTS (SELECT 1 FROM step s WHERE s.session_id = :id AND NOT s.propagated) AS unpropagated,
+       EXISTS (SELECT 1 FROM step s WHERE s.session_id = :id AND {unpropagated}) AS unpropagated,
        EXISTS (SELECT 1 FROM node WHERE session_id = :id AND mode <> 'host') AS any_node
 """
 
@@ -37,7 +38,8 @@ def settle(work: Promotion) -> bool:
     Returns:
         Whether it has ended.
     """
-    found = work.rows(_OPEN, id=work.session.id)[0]
+    unpropagated = UNPROPAGATED[work.connection.dialect.name]
+    found = work.rows(_OPEN.format(unpropagated=unpropagated), id=work.session.id)[0]
     if found.unpropagated:
         return False  # a record committed since this advance looked; its own advance goes on from there
     if found.moving or not found.any_node:

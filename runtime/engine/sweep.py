@@ -8,6 +8,7 @@ keep the rest waiting. What it does not find in one batch it finds in the next.
 from __future__ import annotations
 
 import logging
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -91,16 +92,27 @@ def _expire(parts: Parts, request_id: str) -> bool:
 
 
 def _restore_waits(parts: Parts) -> None:
-    """Rebuild the approval waits in Redis from SQL, where a flush took them away."""
-    if parts.live.waiting() != 0:
-        return
-    with parts.database.reading() as connection:
-        rows = connection.execute(
-            text("SELECT id, expires_at FROM approval WHERE status = 'pending' ORDER BY expires_at LIMIT :n"),
-            {"n": BATCH},
-        ).all()
-    if rows:
-        parts.live.restore_waits({row.id: row.expires_at for row in rows})
+    """Rebuild the approval waits in Redis from SQL, where a flush or an outage took any of them away."""
+    if parts.live.misses_waits():
+        parts.live.restore_waits(_pending(parts.database))
+
+
+def _pending(database: Database) -> Iterator[dict[str, int]]:
+    """All requests that are pending, with when they expire, in pages."""
+    expires, last = 0, ""
+    while True:
+        with database.reading() as connection:
+            rows = connection.execute(
+                text(
+                    "SELECT id, expires_at FROM approval WHERE status = 'pending' AND expires_at >= :expires "
+                    "AND (expires_at > :expires OR id > :last) ORDER BY expires_at, id LIMIT :n"
+                ),
+                {"expires": expires, "last": last, "n": BATCH},
+            ).all()
+        if not rows:
+            return
+        yield {row.id: row.expires_at for row in rows}
+        expires, last = rows[-1].expires_at, rows[-1].id
 
 
 @dataclass(frozen=True, slots=True)

@@ -17,3 +17,7 @@ APPROVALS = PREFIX + "approvals"
 def evidence_stream(session_id: str) -> str:
     """Stream of a session's receipts and live progress."""
     return f"{PREFIX}evidence:{hashlib.sha256(session_id.encode()).hexdigest()[:32]}"
+
+
+APPROVALS_WHOLE = PREFIX + "approvals:whole"
+"""Present as long as nothing that belongs into `APPROVALS` was lost: a flush takes it away as well."""

@@ -10,7 +10,6 @@ from functools import cached_property
 from typing import Any, NamedTuple
 
 from celery import Celery, Signature, chain, chord
-from kombu.messaging import Producer
 
 from runtime.core.model import StepKind
 from runtime.live.celery_settings import (
@@ -61,30 +60,34 @@ class CeleryPublisher:
         if time.monotonic() < self._quiet_until:
             return False
         try:
-            many = len(hints) > 1  # what needs no canvas then leaves in few round trips
-            with (
-                self.app.producer_or_acquire() as producer,
-                producer.batch(BATCH) if many else nullcontext(),
-            ):
-                for hint in dict.fromkeys(hints):
-                    self._send(hint, producer)
+            once = list(dict.fromkeys(hints))
+            self._send_plainly([step for hint in once for step in self._plain(hint)])
+            for hint in once:
+                self._send_canvas(hint)
         except Exception as error:  # noqa: BLE001 - any broker failure means: the sweep will publish
             self._quiet_until = time.monotonic() + QUIET_SECONDS
             logger.warning("the broker took no message, the sweep will send it again: %s", error)
             return False
         return True
 
-    def _send(self, hint: Hint, producer: Producer) -> None:
+    def _plain(self, hint: Hint) -> Sequence[StepHint | AdvanceHint]:
+        """What needs no canvas; where no backend counts chords, the coordinator does what they would."""
         match hint:
-            case ChordHint(header, body) if self._counts_chords:
-                chord([self._signature(step) for step in header], app=self.app)(self._signature(body))
-            case ChordHint(header, _):  # an application of the user's; the coordinator does without
-                for step in header:
-                    self._send(step, producer)
-            case ChainHint(first, then):
-                chain(self._signature(first), self._signature(then), app=self.app).apply_async()
+            case StepHint() | AdvanceHint():
+                return (hint,)
+            case ChordHint(header, _) if not self._counts_chords:
+                return header
             case _:
-                task = _task(hint)
+                return ()
+
+    def _send_plainly(self, hints: Sequence[StepHint | AdvanceHint]) -> None:
+        if not hints:
+            return
+        # Many leave in few round trips. Nothing else is sent meanwhile: a canvas takes a producer of its own,
+        # and threads that each hold one and wait for another would wait for ever.
+        batch = len(hints) > 1
+        with self.app.producer_or_acquire() as producer, producer.batch(BATCH) if batch else nullcontext():
+            for task in map(_task, hints):
                 self.app.send_task(
                     task.name,
                     kwargs=task.ids,
@@ -95,6 +98,13 @@ class CeleryPublisher:
                     kwargsrepr=repr(task.ids),
                     **self._options(task),
                 )
+
+    def _send_canvas(self, hint: Hint) -> None:
+        match hint:
+            case ChordHint(header, body) if self._counts_chords:
+                chord([self._signature(step) for step in header], app=self.app)(self._signature(body))
+            case ChainHint(first, then):
+                chain(self._signature(first), self._signature(then), app=self.app).apply_async()
 
     @cached_property
     def _counts_chords(self) -> bool:

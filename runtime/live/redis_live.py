@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import redis
@@ -31,7 +31,7 @@ class Live:
         self.url = url
         self._client: redis.Redis | None = None
         self._pid = os.getpid()
-        self._sender = Sender(self.client)
+        self._sender = Sender(self.client, after_loss=lambda pipe: pipe.delete(keys.APPROVALS_WHOLE))
 
     def client(self) -> redis.Redis:
         """The client of this process."""
@@ -63,7 +63,7 @@ class Live:
         if receipts:
             commands.append(lambda pipe: pipe.expire(stream, STREAM_SECONDS))
         if parked:
-            commands.append(lambda pipe: pipe.zadd(keys.APPROVALS, dict(parked)))
+            commands.append(_waits(parked))
         if resolved:
             commands.append(lambda pipe: pipe.zrem(keys.APPROVALS, *resolved))
         self._send(commands)
@@ -89,19 +89,22 @@ class Live:
         """Wait a moment for what is to be sent; whether all of it was, or was dropped."""
         return self._sender.flush()
 
-    def waiting(self) -> int | None:
-        """How many approval requests Redis knows to be pending; ``None`` when it cannot be asked."""
+    def misses_waits(self) -> bool:
+        """Whether Redis can be asked, and may not know all approval requests that are pending."""
         if self.url is None or self._sender.quiet:
-            return None
+            return False
         try:
-            return int(self.client().zcard(keys.APPROVALS))
+            return not self.client().exists(keys.APPROVALS_WHOLE)
         except redis.RedisError as error:
             self._sender.failed(error)
-            return None
+            return False
 
-    def restore_waits(self, pending: Mapping[str, int]) -> None:
-        """Put back waits that a flush took away, soon. Never raises."""
-        self._send([lambda pipe: pipe.zadd(keys.APPROVALS, dict(pending))])
+    def restore_waits(self, pages: Iterable[Mapping[str, int]]) -> None:
+        """Write all waits anew, soon: request ids with when they expire. Never raises."""
+        self._send([lambda pipe: pipe.delete(keys.APPROVALS)])
+        for page in pages:
+            self._send([_waits(page)])
+        self._send([lambda pipe: pipe.set(keys.APPROVALS_WHOLE, 1)])
 
     def wait(self, session_id: str, after: str, timeout_ms: int) -> tuple[str, list[dict[str, str]]]:
         """Wait for entries after a stream id.
@@ -135,6 +138,10 @@ class Live:
         if self._client is not None and self._pid == os.getpid():
             self._client.close()
         self._client = None
+
+
+def _waits(pending: Mapping[str, int]) -> Command:
+    return lambda pipe: pipe.zadd(keys.APPROVALS, dict(pending))
 
 
 def _append(stream: str, entry: dict[Any, Any]) -> Command:

@@ -38,26 +38,29 @@ class Sender:
 
     Args:
         client: The client of this process.
+        after_loss: Sent before anything else once something was dropped.
     """
 
-    def __init__(self, client: Callable[[], redis.Redis]) -> None:
+    def __init__(self, client: Callable[[], redis.Redis], after_loss: Command | None = None) -> None:
         self._client = client
+        self._after_loss = after_loss
         self._begin()
         _of_this_process.add(self)
 
     def _begin(self) -> None:
         self._lock = threading.Lock()
         self._quiet_until = 0.0
+        self._lost = False
         self._thread: threading.Thread | None = None
         self._queue: queue.SimpleQueue[_Item] = queue.SimpleQueue()
 
     def put(self, commands: Sequence[Command]) -> None:
         """Send commands soon, in one round trip or fewer. Never waits and never raises."""
-        if self.quiet:
-            return
         if self._thread is None:
             self._start()
-        if self._queue.qsize() < LONGEST:
+        if self.quiet or self._queue.qsize() >= LONGEST:
+            self._lost = True
+        else:
             self._queue.put(commands)
 
     @property
@@ -111,14 +114,23 @@ class Sender:
                 return
 
     def _send(self, commands: Sequence[Command]) -> None:
-        if not commands or self.quiet:
+        if not commands:
             return
+        if self.quiet:
+            self._lost = True
+            return
+        lost, self._lost = self._lost, False
         try:
             pipe = self._client().pipeline(transaction=False)
+            if lost and self._after_loss is not None:
+                self._after_loss(pipe)
             for command in commands:
                 command(pipe)
-            pipe.execute()
+            refused = [each for each in pipe.execute(raise_on_error=False) if isinstance(each, Exception)]
+            if refused:  # of this key; the server is well
+                logger.warning("Redis refused live evidence: %s", refused[0])
         except redis.RedisError as error:
+            self._lost = True
             self.failed(error)
         except Exception:  # whatever it is, this thread goes on with what comes next
             logger.exception("live evidence could not be sent")

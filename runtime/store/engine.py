@@ -79,7 +79,9 @@ class Database:
                 try:
                     yield connection
                 except BaseException:
-                    connection.exec_driver_sql("ROLLBACK")
+                    raw: Any = connection.connection.driver_connection
+                    if raw.in_transaction:  # SQLite may have rolled back by itself, as when the disk is full
+                        connection.exec_driver_sql("ROLLBACK")
                     raise
                 self.crash.reach(before)
                 connection.exec_driver_sql("COMMIT")

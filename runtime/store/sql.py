@@ -8,7 +8,8 @@ those that SQLAlchemy makes of the driver's, and a connection that broke leaves 
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import closing
 from functools import lru_cache
 from typing import Any
 
@@ -18,15 +19,17 @@ from sqlalchemy.exc import DBAPIError
 PARAMETER = re.compile(r"(?<![\w:]):([a-z]\w*)")
 
 
+UNPROPAGATED = {"sqlite": "s.propagated = 0", "postgresql": "NOT s.propagated"}
+"""Steps ``s`` from which nothing was made to follow; SQLite wants the very words of its partial index."""
+
+
 def write(connection: Connection, sql: str, params: Mapping[str, Any]) -> int:
     """Execute one statement; how many rows it changed.
 
     Raises:
         DBAPIError: What the driver raised.
     """
-    cursor = _execute(connection, sql, params)
-    changed: int = cursor.rowcount
-    cursor.close()
+    changed: int = _execute(connection, sql, params, lambda cursor: cursor.rowcount)
     return changed
 
 
@@ -36,21 +39,22 @@ def read(connection: Connection, sql: str, params: Mapping[str, Any]) -> list[tu
     Raises:
         DBAPIError: What the driver raised.
     """
-    cursor = _execute(connection, sql, params)
-    rows: list[tuple[Any, ...]] = cursor.fetchall()
-    cursor.close()
+    rows: list[tuple[Any, ...]] = _execute(connection, sql, params, lambda cursor: cursor.fetchall())
     return rows
 
 
-def _execute(connection: Connection, sql: str, params: Mapping[str, Any]) -> Any:
+def _execute(
+    connection: Connection, sql: str, params: Mapping[str, Any], outcome: Callable[[Any], Any]
+) -> Any:
     if connection.dialect.name == "postgresql":
         sql = _for_psycopg(sql)
-    cursor = connection.connection.cursor()
-    driver = connection.dialect.loaded_dbapi
+    raw, driver = connection.connection, connection.dialect.loaded_dbapi
     try:
-        cursor.execute(sql, params)
+        with closing(raw.cursor()) as cursor:
+            cursor.execute(sql, params)
+            return outcome(cursor)
     except driver.Error as error:
-        broken = connection.dialect.is_disconnect(error, connection.connection, cursor)
+        broken = connection.dialect.is_disconnect(error, raw, None)
         if broken:
             connection.invalidate(error)
         raise DBAPIError.instance(
@@ -62,7 +66,6 @@ def _execute(connection: Connection, sql: str, params: Mapping[str, Any]) -> Any
             connection_invalidated=broken,
             dialect=connection.dialect,
         ) from error
-    return cursor
 
 
 @lru_cache(maxsize=1024)

@@ -201,3 +201,13 @@ def test_a_session_that_host_calls_began_is_adopted_by_its_own_principal_only(ru
     flow = begin("ann")
     canvas.drain()
     assert flow.status() == "completed"
+
+
+def test_a_cancelled_node_has_no_deadline_any_more(runtime, canvas):
+    flow = start(runtime, node("a", call("ledger:guarded", "g"), "/say Done.", deadline="1h"))
+    canvas.drain()
+    flow.cancel("no longer needed")
+    canvas.drain()
+    assert flow.status() == "cancelled"
+    (row,) = run_sql(runtime, "SELECT deadline_at FROM node")
+    assert row.deadline_at is None

@@ -139,6 +139,24 @@ def test_a_fork_of_a_failed_session_runs_what_failed_and_what_never_ran(runtime,
     assert runtime.verify("s-2").verified
 
 
+def test_a_failure_that_the_graph_handles_is_finished_and_kept_with_what_followed(runtime, canvas, model):
+    fail(model, "/say a")
+    source = start(
+        runtime,
+        node("a", on_error="continue"),
+        node("b", depends_on=["a"]),
+        node("c", depends_on=["b"]),
+    )
+    canvas.drain()
+    assert source.status() == "completed"
+    fork = runtime.fork("s-1", "c", new_session_id="s-2")
+    canvas.drain()
+    assert fork.status() == "completed"
+    assert statuses(fork) == {"a": "error", "b": "completed", "c": "completed"}
+    assert turns_made(runtime, "s-2") == {"c"}
+    assert runtime.verify("s-2").verified
+
+
 def test_a_branch_that_was_skipped_stays_skipped_and_what_followed_is_kept(runtime, canvas):
     source = start(
         runtime,

@@ -46,6 +46,47 @@ def test_a_flushed_wait_is_put_back_by_the_sweep(runtime, parked):
     assert client.zrange(keys.APPROVALS, 0, -1) == [request.request_id]
 
 
+def test_waits_that_a_flush_took_are_put_back_although_more_came_since(runtime, parked, workers):
+    live = runtime.parts.live
+    sweep(runtime.parts)
+    assert live.flush()
+    live.client().flushall()
+    park(runtime, workers, "s-2")
+    sweep(runtime.parts)
+    assert live.flush()
+    assert waiting(runtime) == {each.request_id for each in runtime.approvals()}
+    assert len(waiting(runtime)) == 2
+
+
+def test_waits_that_could_not_be_sent_are_put_back(runtime, parked, workers, monkeypatch):
+    live = runtime.parts.live
+    sweep(runtime.parts)
+    assert live.flush()
+    live._sender.failed(redis.ConnectionError("away for a moment"))
+    park(runtime, workers, "s-2")
+    assert len(waiting(runtime)) == 1, "it was dropped"
+    live._sender._quiet_until = 0.0  # the moment is over
+    park(runtime, workers, "s-3")
+    sweep(runtime.parts)
+    assert live.flush()
+    assert waiting(runtime) == {each.request_id for each in runtime.approvals()}
+    assert len(waiting(runtime)) == 3
+
+
+def park(runtime, workers, session_id):
+    start_governed_agent_session(
+        runtime=runtime,
+        execute_turn_input=turn_input(call("ledger:guarded", "g"), "/say Done."),
+        ctx=context(session_id),
+    )
+    workers.drain()
+    assert runtime.parts.live.flush()
+
+
+def waiting(runtime) -> set[str]:
+    return set(runtime.parts.live.client().zrange(keys.APPROVALS, 0, -1))
+
+
 def test_an_answered_wait_is_gone(runtime, parked):
     (request,) = runtime.approvals("s-1")
     runtime.resolve_approval(request_id=request.request_id, approved=True, approved_by="op@example.com")
@@ -98,6 +139,18 @@ def test_a_command_that_cannot_be_sent_takes_nothing_later_with_it(valkey):
     sender.put([lambda pipe: pipe.set("whole", "yes")])
     assert sender.flush()
     assert client.get("whole") == "yes"
+    sender.close()
+
+
+def test_one_key_that_holds_something_else_mutes_nobody_else(valkey):
+    client = redis.Redis.from_url(valkey.url, decode_responses=True)
+    client.set("odd", "no stream")
+    sender = Sender(lambda: client)
+    sender.put([lambda pipe: pipe.xadd("odd", {"a": 1}), lambda pipe: pipe.xadd("even", {"a": 1})])
+    assert sender.flush()
+    sender.put([lambda pipe: pipe.xadd("even", {"b": 1})])
+    assert sender.flush()
+    assert client.xlen("even") == 2
     sender.close()
 
 

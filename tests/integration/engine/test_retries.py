@@ -279,6 +279,37 @@ def test_a_resume_goes_on_behind_the_call_whose_question_ended_with_its_node(run
     assert runtime.verify("s-1").verified
 
 
+def test_a_resumed_node_has_a_deadline_again(runtime, workers, model):
+    runtime.parts.database.clock = Clock(1_800_000_000_000)
+    model.faults.add(Fault(match="/say one", times=1, status=400))
+    both = "/say one\n" + call("ledger:guarded", "a")
+    flow = start(runtime, both, "/say Done.", deadline="1m")
+    workers.drain()
+    assert flow.status() == "error"
+    move_clock(runtime, 3_600)
+    runtime.resume("s-1")
+    workers.drain()
+    assert flow.status() == "waiting_approval"
+    until_ended(runtime, workers, flow)
+    assert flow.status() == "error"
+
+
+def test_a_resume_gives_retries_their_time_again(runtime, workers, model):
+    runtime.parts.database.clock = Clock(1_800_000_000_000)
+    model.faults.add(Fault(match="/say", times=1, status=400))
+    model.faults.add(Fault(match="/say", times=1, status=503))
+    flow = start(runtime, "/say Done.", retry={"attempts": 5, "first_delay": "1s", "within": "1m"})
+    workers.drain()
+    assert flow.status() == "error"
+    move_clock(runtime, 3_600)
+    runtime.resume("s-1")
+    workers.drain()
+    move_clock(runtime, 30)
+    sweep(runtime.parts)
+    workers.drain()
+    assert flow.status() == "completed"
+
+
 # --- calls that were cut off ----------------------------------------------------------------------
 
 
