@@ -13,6 +13,7 @@ from pydantic import ValidationError
 
 from runtime.core.model import Json, NetworkScope, Scope
 from runtime.core.profile import ModelProfile
+from runtime.core.scope_check import bad_scopes
 from runtime.core.urls import normalise_url, require_callable
 from runtime.errors import ConfigurationError, InvalidInput
 from runtime.workspace_model import WorkspaceFile
@@ -174,6 +175,7 @@ def _references(file: WorkspaceFile) -> Iterator[tuple[KeyPath, str]]:
             yield path, f"no lane has the id {schedule.lane_id!r} — {fix}"
     yield from _twice(("policies", "rules"), [rule.id for rule in file.policies.rules])
     yield from _networks(("security", "allowed_scopes"), file.security.allowed_scopes)
+    yield from bad_scopes(file.security.allowed_scopes, [lane.allowed_scopes for lane in file.lanes])
     for index, lane in enumerate(file.lanes):
         yield from _networks(("lanes", index, "allowed_scopes"), lane.allowed_scopes or ())
         rules = lane.policies.rules if lane.policies else ()

@@ -1,70 +1,84 @@
-"""Glob patterns of path scopes as finite automata: exact matching, containment and overlap.
+"""Glob patterns of path scopes: exact matching and containment.
 
 ``/`` separates segments. ``*`` matches one or more characters of a segment, ``?`` one, ``[a-z]`` one of
 a set (``[!a-z]``: none of it), ``**`` as a whole segment zero or more segments, ``{a,b}`` either text.
-Wildcards match no segment that starts with ``.``. Matching is case sensitive. ``.`` segments and
-doubled or trailing slashes mean nothing; so ``./src//`` is ``src``.
+Wildcards match no segment that starts with ``.``. Matching is by code point: case, and the ways Unicode has
+to write one letter, are told apart. ``.`` segments and doubled or trailing slashes mean nothing; so
+``./src//`` is ``src``.
 
 What cannot be decided exactly is refused: a pattern that is absolute, climbs with ``..``, negates
 with ``!``, uses extended globs or backslashes matches nothing and is contained in nothing.
 
 A path is read as its segments, each with a slash before it: ``src/a.ts`` is ``/src/a.ts`` and the root is
-the empty text. A pattern becomes a nondeterministic automaton over characters.
+the empty text. A pattern becomes an automaton over characters.
 """
 
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable
 from functools import lru_cache
 from typing import Final
 
-_LAST: Final = 0x10FFFF
-_Span = tuple[int, int]
-_Spans = tuple[_Span, ...]
-_SLASH: Final[_Spans] = ((ord("/"), ord("/")),)
-_DOT: Final[_Spans] = ((ord("."), ord(".")),)
-_NOT_SLASH: Final[_Spans] = ((0, ord("/") - 1), (ord("/") + 1, _LAST))
-_NOT_SLASH_OR_DOT: Final[_Spans] = ((0, ord(".") - 1), (ord("/") + 1, _LAST))
+from runtime.core.automata import (
+    DOT,
+    LAST,
+    SLASH,
+    Automaton,
+    Edge,
+    Spans,
+    built,
+    included,
+    minus,
+    without_dot_segments,
+)
 
-_MAX_ALTERNATIVES: Final = 256
-_MAX_PAIRS: Final = 20_000
+MAX_LENGTH: Final = 8192
+"""Characters of a pattern; a longer one is malformed."""
+
+MAX_ALTERNATIVES: Final = 256
+"""Texts that the braces of a pattern may expand to; one with more is malformed."""
+
+MAX_EXPANDED: Final = 32_768
+"""Characters of all those texts together; a pattern with more is malformed."""
+
+_MAX_PAIRS: Final = 4096
+
+# No path holds a slash inside a segment, a backslash or a NUL.
+_ANY: Final[Spans] = minus(((0, LAST),), (*SLASH, (ord("\\"), ord("\\")), (0, 0)))
+_ANY_BUT_DOT: Final[Spans] = minus(_ANY, DOT)
+
 _PARTS: Final = re.compile(r"\*+|\?|\[[!^]?[^\]/][^\]/]*\]|.", re.DOTALL)
 _BRACES: Final = re.compile(r"\{([^{}]*,[^{}]*)\}")
+_DOTTED: Final = re.compile(r"(?:^|/)\.")
+_LITERAL: Final = re.compile(r"[^*?\[{]*")
 
 
-@dataclass(frozen=True, slots=True)
-class _Automaton:
-    """Edges leave each state for characters in spans; state 0 is the start; no empty moves."""
-
-    edges: tuple[tuple[tuple[_Spans, int], ...], ...]
-    accepting: frozenset[int]
-
-    def step(self, states: frozenset[int], character: int) -> frozenset[int]:
-        targets = set()
-        for state in states:
-            for spans, target in self.edges[state]:
-                for low, high in spans:
-                    if low <= character <= high:
-                        targets.add(target)
-        return frozenset(targets)
-
-
-@lru_cache(maxsize=4096)
+@lru_cache(maxsize=8192)
 def problem(pattern: str) -> str | None:
     """Say why a pattern can never match, or ``None`` if it is well formed."""
-    segments = pattern.split("/")
-    if pattern.startswith("/"):
-        return f"the pattern {pattern!r} is absolute; write it relative to the workspace root"
-    if ".." in segments:
-        return f"the pattern {pattern!r} climbs with '..'; name the directory itself"
+    found = _misspelt(pattern)
+    if found is None and automaton((pattern,)).empty:
+        return f"the pattern {pattern!r} names no path, for a set in it has no character — write it as [a-z]"
+    return found
+
+
+def _misspelt(pattern: str) -> str | None:
+    if len(pattern) > MAX_LENGTH:
+        return (
+            f"the pattern {pattern[:40]!r}... is {len(pattern)} characters long — write at most {MAX_LENGTH}"
+        )
     if "\\" in pattern or "\0" in pattern:
-        return f"the pattern {pattern!r} holds a backslash or NUL; separate segments with '/'"
+        return f"the pattern {pattern!r} holds a backslash or NUL — separate segments with '/'"
     if pattern.startswith("!") or re.search(r"[@+?*!]\(", pattern):
-        return f"the pattern {pattern!r} negates or uses an extended glob; list what is allowed instead"
-    if _expand(pattern) is None:
-        return f"the pattern {pattern!r} has unbalanced or too many braces; write several scopes"
+        return f"the pattern {pattern!r} negates or uses an extended glob — list what is allowed instead"
+    texts = _expand(pattern)
+    if texts is None:
+        return f"the pattern {pattern!r} has unbalanced or too many braces — write several scopes"
+    if any(text.startswith("/") for text in texts):
+        return f"the pattern {pattern!r} is absolute — write it relative to the workspace root"
+    if any(".." in text.split("/") for text in texts):
+        return f"the pattern {pattern!r} climbs with '..' — name the directory itself"
     return None
 
 
@@ -78,13 +92,9 @@ def matches(patterns: tuple[str, ...], path: str) -> bool:
     segments = path_segments(path)
     if segments is None:
         return False
-    automaton = _automaton(patterns)
-    states = frozenset({0})
-    for character in "".join("/" + segment for segment in segments):
-        states = automaton.step(states, ord(character))
-        if not states:
-            return False
-    return not automaton.accepting.isdisjoint(states)
+    text = "".join("/" + segment for segment in segments)
+    begins_alike = (pattern for pattern in patterns if f"{text}/".startswith(_literal(pattern), 1))
+    return any(automaton((pattern,)).names(text) for pattern in begins_alike)
 
 
 def path_segments(path: str) -> list[str] | None:
@@ -95,63 +105,101 @@ def path_segments(path: str) -> list[str] | None:
     return segments
 
 
-def spells(segment: str, directory: str) -> bool:
-    """Whether some file systems take a segment for the directory: case, trailing dots and spaces differ."""
-    return segment.rstrip(". ").casefold() == directory.casefold()
+def contained(pattern: str, others: Iterable[str]) -> bool:
+    """Whether every path that a pattern names is named by one of the others.
+
+    A malformed pattern is not contained: an empty grant is no grant. The answer is exact, also where only
+    several of the others together name everything, within the effort of `runtime.core.automata.included`;
+    beyond that it is no. Patterns that people write need a thousandth of it.
+    """
+    known = others if isinstance(others, frozenset | set) else frozenset(others)
+    if not certain_covers(pattern).isdisjoint(known):
+        return True
+    if problem(pattern) is not None:
+        return False
+    near = [other for other in known if _may_meet(pattern, other)]
+    if any(_plainly_within(pattern, other) for other in near):
+        return True
+    return bool(near) and _included(pattern, tuple(sorted(near)))
 
 
 @lru_cache(maxsize=8192)
-def contained(pattern: str, others: tuple[str, ...]) -> bool:
-    """Whether every path that a pattern names is named by one of the others.
+def certain_covers(pattern: str) -> frozenset[str]:
+    """Texts of patterns that contain this one for certain; empty if it is malformed.
 
-    A pattern that names nothing is not contained: an empty grant is no grant. A question that
-    needs more than a bounded effort is answered with no.
-    """
-    inner, outer = _automaton((pattern,)), _automaton(others)
-    cuts = _cuts((inner, outer))
-    names_something = False
-    pending = [(0, frozenset({0}))]
-    seen = set(pending)
-    while pending:
-        state, cover = pending.pop()
-        if not cover or (state in inner.accepting and outer.accepting.isdisjoint(cover)):
-            return False
-        names_something = names_something or state in inner.accepting
-        for spans, target in inner.edges[state]:
-            for character in _representatives(spans, cuts):
-                pair = (target, outer.step(cover, character))
-                if pair not in seen:
-                    seen.add(pair)
-                    pending.append(pair)
-        if len(seen) > _MAX_PAIRS:
-            return False
-    return names_something
-
-
-@lru_cache(maxsize=1024)
-def reaches_directory(pattern: str, directory: str) -> bool:
-    """Whether a pattern names a top-level directory or something in it, however it is spelt.
-
-    Case, trailing dots and spaces of the directory's name are ignored, as some file systems do; of
-    a malformed pattern, a segment with that name suffices.
+    So the usual question, whether ``src/a/**`` lies within ``src/**``, is answered by a look into a set. What
+    is not in here may contain it all the same.
     """
     if problem(pattern) is not None:
-        return any(spells(segment, directory) for segment in re.split(r"[/\\{},]", pattern))
-    left, right = _automaton((pattern,)), _directory_automaton(directory)
-    cuts = _cuts((left, right))
-    pending = [(0, 0)]
-    seen = set(pending)
-    while pending:
-        here, there = pending.pop()
-        if here in left.accepting and there in right.accepting:
-            return True
-        for spans, target in left.edges[here]:
-            for character in _representatives(spans, cuts):
-                for other in right.step(frozenset({there}), character):
-                    if (target, other) not in seen:
-                        seen.add((target, other))
-                        pending.append((target, other))
-    return False
+        return frozenset()
+    covers = {pattern}
+    if "{" not in pattern:
+        segments = _segments(pattern)
+        for length in reversed(range(len(segments) + 1)):
+            if length < len(segments) and segments[length].startswith("."):
+                break
+            covers.add("/".join([*segments[:length], "**"]))
+    return frozenset(covers)
+
+
+@lru_cache(maxsize=8192)
+def _included(pattern: str, others: tuple[str, ...]) -> bool:
+    return included(automaton((pattern,)), automaton(others))
+
+
+@lru_cache(maxsize=16384)
+def _plainly_within(pattern: str, other: str) -> bool:
+    """Whether each alternative of a pattern lies within one alternative of the other, segment by segment.
+
+    This decides what is usual in a few microseconds. A no says nothing.
+    """
+    inner = [_segments(text) for text in _texts(pattern)]
+    outer = [_segments(text) for text in _texts(other)]
+    if len(inner) * len(outer) > _MAX_PAIRS:
+        return False
+    return all(any(_within(segments, within) for within in outer) for segments in inner)
+
+
+def _within(segments: tuple[str, ...], others: tuple[str, ...]) -> bool:
+    open_ended = others[-1:] == ("**",)
+    head = others[:-1] if open_ended else others
+    rest = segments[len(head) :]
+    if len(segments) < len(head) or (rest and not open_ended) or any(each.startswith(".") for each in rest):
+        return False
+    pairs = zip(segments, head, strict=False)
+    return "**" not in head and all(mine == other or _segment_within(mine, other) for mine, other in pairs)
+
+
+def _segment_within(segment: str, other: str) -> bool:
+    if other == "*" and not segment.startswith("."):
+        return segment != "**"
+    return segment != "**" and _segment_included(segment, other)
+
+
+@lru_cache(maxsize=8192)
+def _segment_included(segment: str, other: str) -> bool:
+    return included(_automaton_of((segment,)), _automaton_of((other,)))
+
+
+@lru_cache(maxsize=8192)
+def _segments(text: str) -> tuple[str, ...]:
+    return tuple(segment for segment in text.split("/") if segment not in ("", "."))
+
+
+def _may_meet(pattern: str, other: str) -> bool:
+    """Whether two patterns begin alike as far as they are literal; if not, no path is named by both."""
+    mine, theirs = _literal(pattern), _literal(other)
+    return mine.startswith(theirs) or theirs.startswith(mine)
+
+
+@lru_cache(maxsize=8192)
+def _literal(pattern: str) -> str:
+    """What every path that a pattern names begins with, a slash at its end aside; empty where unsure."""
+    if "//" in pattern or "./" in pattern or pattern in (".", ""):
+        return ""
+    literal = _LITERAL.match(pattern)
+    assert literal is not None
+    return literal[0].removesuffix("/.").removesuffix("/")
 
 
 # --- from text to automata ------------------------------------------------------------------------
@@ -170,27 +218,37 @@ def _expand(pattern: str) -> tuple[str, ...] | None:
             return None
         else:
             done.append(text)
-        if len(done) + len(pending) > _MAX_ALTERNATIVES:
+        if len(done) + len(pending) > MAX_ALTERNATIVES:
             return None
-    return tuple(done)
+    return tuple(done) if sum(map(len, done)) <= MAX_EXPANDED else None
 
 
-@lru_cache(maxsize=4096)
-def _automaton(patterns: tuple[str, ...]) -> _Automaton:
+@lru_cache(maxsize=8192)
+def _texts(pattern: str) -> tuple[str, ...]:
+    """The alternatives of a pattern; none if it is malformed."""
+    return (_expand(pattern) or ()) if _misspelt(pattern) is None else ()
+
+
+@lru_cache(maxsize=1024)
+def automaton(patterns: tuple[str, ...]) -> Automaton:
     """The automaton of a union of patterns; malformed ones add nothing."""
+    return _automaton_of(tuple(text for each in patterns for text in _texts(each)))
+
+
+def _automaton_of(texts: tuple[str, ...]) -> Automaton:
+    """The automaton of a union of texts without braces."""
     builder = _Builder()
-    for pattern in patterns:
-        for text in (_expand(pattern) or ()) if problem(pattern) is None else ():
-            if problem(text) is None:
-                builder.add(text)
-    return builder.build()
+    for text in texts:
+        builder.add(text)
+    found = built(builder.edges, builder.accepting)
+    return without_dot_segments(found) if any(_DOTTED.search(text) for text in texts) else found
 
 
 class _Builder:
     """Adds alternatives, each from the common start state."""
 
     def __init__(self) -> None:
-        self.edges: list[list[tuple[_Spans, int]]] = [[]]
+        self.edges: list[list[Edge]] = [[]]
         self.accepting: set[int] = set()
 
     def add(self, pattern: str) -> None:
@@ -203,11 +261,7 @@ class _Builder:
                 ends = self._segment(ends, segment)
         self.accepting |= ends
 
-    def build(self) -> _Automaton:
-        """The automaton of everything added."""
-        return _Automaton(tuple(tuple(edges) for edges in self.edges), frozenset(self.accepting))
-
-    def state(self, sources: Iterable[int], spans: _Spans) -> int:
+    def _state(self, sources: Iterable[int], spans: Spans) -> int:
         """Add a state that the sources reach by a character of the spans."""
         self.edges.append([])
         state = len(self.edges) - 1
@@ -216,64 +270,29 @@ class _Builder:
         return state
 
     def _any_segments(self, sources: set[int]) -> set[int]:
-        slash = self.state(sources, _SLASH)
-        body = self.state({slash}, _NOT_SLASH_OR_DOT)
-        self.edges[body] += [(_NOT_SLASH, body), (_SLASH, slash)]
+        slash = self._state(sources, SLASH)
+        body = self._state({slash}, _ANY_BUT_DOT)
+        self.edges[body] += [(_ANY, body), (SLASH, slash)]
         return {body}
 
     def _segment(self, sources: set[int], segment: str) -> set[int]:
-        state = self.state(sources, _SLASH)
+        state = self._state(sources, SLASH)
         for position, part in enumerate(_PARTS.findall(segment)):
             spans = _spans(part)
             if position == 0 and (len(part) > 1 or part in "*?"):
-                spans = _minus(spans, _DOT)
-            state = self.state({state}, spans)
+                spans = minus(spans, DOT)
+            state = self._state({state}, spans)
             if part.startswith("*"):
-                self.edges[state].append((_NOT_SLASH, state))
+                self.edges[state].append((_ANY, state))
         return {state}
 
 
-def _spans(part: str) -> _Spans:
+def _spans(part: str) -> Spans:
     if part[0] in "*?":
-        return _NOT_SLASH
+        return _ANY
     if len(part) == 1:
         return ((ord(part), ord(part)),)
     negated = part[1] in "!^"
     listed = re.findall(r"(.)-(.)|(.)", part[2 if negated else 1 : -1], re.DOTALL)
     spans = sorted((ord(low or one), ord(high or one)) for low, high, one in listed)
-    return _minus(_NOT_SLASH, spans) if negated else _minus(spans, _SLASH)
-
-
-def _minus(spans: Sequence[_Span], removed: Sequence[_Span]) -> _Spans:
-    kept = [span for span in spans if span[0] <= span[1]]
-    for low, high in removed:
-        kept = [
-            part
-            for start, end in kept
-            for part in ((start, min(end, low - 1)), (max(start, high + 1), end))
-            if part[0] <= part[1]
-        ]
-    return tuple(dict.fromkeys(kept))
-
-
-def _directory_automaton(directory: str) -> _Automaton:
-    builder = _Builder()
-    state = builder.state({0}, _SLASH)
-    for character in directory:
-        variants = {character.lower(), character.upper()}
-        state = builder.state({state}, tuple((ord(one), ord(one)) for one in sorted(variants)))
-    builder.edges[state].append((((ord(" "), ord(" ")), (ord("."), ord("."))), state))
-    below = builder.state({state}, _SLASH)
-    builder.edges[below].append((((0, _LAST),), below))
-    builder.accepting |= {state, below}
-    return builder.build()
-
-
-def _cuts(automata: Iterable[_Automaton]) -> tuple[int, ...]:
-    """First characters of the intervals that no edge tells apart."""
-    spans = {span for one in automata for edges in one.edges for all_, _ in edges for span in all_}
-    return tuple(sorted({0} | {low for low, _ in spans} | {high + 1 for _, high in spans}))
-
-
-def _representatives(spans: _Spans, cuts: tuple[int, ...]) -> Iterable[int]:
-    return (cut for cut in cuts if any(low <= cut <= high for low, high in spans))
+    return minus(_ANY, spans) if negated else minus(spans, (*SLASH, (ord("\\"), ord("\\")), (0, 0)))

@@ -64,7 +64,9 @@ def call_tool(
         output = parts.runner.run(
             tool,
             json.loads(verdict.input.text),
-            tool_context(call, call.ctx, verdict, idempotency_key),
+            tool_context(
+                call, call.ctx, verdict, idempotency_key, str(parts.host.workspace.base_dir.absolute())
+            ),
             deadline_s=tool.time_limit if deadline_s is None else deadline_s,
             on_progress=progress,
         )
@@ -116,8 +118,10 @@ def _cut_off(tool: ToolDefinition, error: ToolCrashed | ToolTimedOut) -> ToolOut
     return ToolOutput.failed(ErrorCode.TOOL_EXECUTION_FAILED, redact(str(error)), details)
 
 
-def tool_context(call: Call, ctx: ExecutionContext, verdict: Verdict, idempotency_key: str) -> dict[str, Any]:
-    """What a tool is told of its call."""
+def tool_context(
+    call: Call, ctx: ExecutionContext, verdict: Verdict, idempotency_key: str, root: str
+) -> dict[str, Any]:
+    """What a tool is told of its call; ``root`` is the folder that path scopes are relative to."""
     return {
         "session_id": call.session_id,
         "node_id": call.node_id,
@@ -128,4 +132,5 @@ def tool_context(call: Call, ctx: ExecutionContext, verdict: Verdict, idempotenc
         "principal": ctx.principal,
         "metadata": ctx.metadata,
         "scopes": [scope.model_dump(mode="json", exclude_none=True) for scope in verdict.granted],
+        "root": root,
     }

@@ -2,15 +2,22 @@
 
 from __future__ import annotations
 
+import os
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from functools import cached_property
+from typing import IO, TYPE_CHECKING, Any
 
 from pydantic import TypeAdapter
 
 from runtime.core.canonical import canonical_json
 from runtime.core.model import Json, Scope
+from runtime.errors import ErrorCode, ToolError
+from runtime.tools.guarded import open_file
+
+if TYPE_CHECKING:
+    import httpx
 
 _SCOPES: TypeAdapter[tuple[Scope, ...]] = TypeAdapter(tuple[Scope, ...])
 
@@ -19,7 +26,7 @@ def _unheard(data: Json) -> None:
     """Where progress goes when nobody listens."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True)
 class ToolContext:
     """The second argument of every tool.
 
@@ -33,7 +40,8 @@ class ToolContext:
             same effect.
         principal: Who asked.
         metadata: Plain JSON of the application.
-        scopes: What the call may touch.
+        scopes: What the call may touch; `open` and `http` hold to it.
+        root: Folder that path scopes are relative to, that of the workspace file; None if it is unknown.
         deadline: Reading of `time.monotonic` after which the call is cut off; None for no limit.
     """
 
@@ -46,6 +54,7 @@ class ToolContext:
     principal: str | None = None
     metadata: Mapping[str, Any] = field(default_factory=dict)
     scopes: tuple[Scope, ...] = ()
+    root: str | None = None
     deadline: float | None = None
     on_progress: Callable[[Json], None] = field(default=_unheard, repr=False, compare=False)
 
@@ -60,6 +69,60 @@ class ToolContext:
         """
         canonical_json(data)
         self.on_progress(data)
+
+    def open(
+        self,
+        path: str | os.PathLike[str],
+        mode: str = "r",
+        *,
+        buffering: int = -1,
+        encoding: str | None = None,
+        errors: str | None = None,
+        newline: str | None = None,
+    ) -> IO[Any]:
+        """Open a regular file within the call's path scopes, as the built-in ``open`` does.
+
+        Args:
+            path: Relative to the folder of the workspace file. Links are followed as far as they stay within
+                the scopes.
+            mode: As for ``open``: ``r`` needs a read scope, ``w``, ``a`` and ``x`` a write scope, ``+`` both.
+            buffering: As for ``open``.
+            encoding: As for ``open``.
+            errors: As for ``open``.
+            newline: As for ``open``.
+
+        Raises:
+            ToolError: ``SCOPE_DENIED``, if the path, or what it leads to, lies outside the scopes.
+            OSError: As ``open``, for instance if there is no such file.
+        """
+        if self.root is None:
+            raise ToolError(
+                f"{os.fsdecode(path)!r} cannot be opened: this context has no root — make it with root=, the "
+                "folder that path scopes are relative to",
+                code=ErrorCode.SCOPE_DENIED,
+            )
+        return open_file(
+            self.root,
+            self.scopes,
+            path,
+            mode,
+            buffering=buffering,
+            encoding=encoding,
+            errors=errors,
+            newline=newline,
+        )
+
+    @cached_property
+    def http(self) -> httpx.Client:
+        """An HTTP client that reaches what the call's network scopes name, and raises `ToolError` otherwise.
+
+        Example:
+            >>> ctx.http.get("https://api.example.com/events", timeout=10).raise_for_status()
+        """
+        # Here, because few tools need it, and each tool process would pay for the import.
+        from runtime.tools.guarded_http import scoped_client
+
+        return scoped_client(self.scopes)
 
     def seconds_left(self) -> float | None:
         """How long the call may still take; None for no limit."""
@@ -77,6 +140,7 @@ class ToolContext:
             "principal": self.principal,
             "metadata": dict(self.metadata),
             "scopes": [scope.model_dump(mode="json") for scope in self.scopes],
+            "root": self.root,
         }
 
     @staticmethod

@@ -104,6 +104,10 @@ def parse_input(model: type[BaseModel], schema: dict[str, Json], value: Json) ->
         InvalidInput: Listing the problems with their paths.
     """
     text = canonical_json(value)
+    try:  # nearly always; what fails here may fit all the same, as where the model takes further keys
+        return model.model_validate_json(text, strict=True, extra="forbid")
+    except ValidationError:
+        pass
     try:
         parsed = model.model_validate_json(text, strict=True)
     except ValidationError as error:

@@ -25,6 +25,14 @@ from runtime.core.model import PathScope
 def write(input: Entry, ctx: ToolContext) -> dict[str, str]:
     """Write into the books."""
     return _write("write", input, ctx)
+
+
+@tool("books:enter", effect="idempotent", scopes=[PathScope(pattern="books/2026/**", access="write")])
+def enter(input: Entry, ctx: ToolContext) -> dict[str, str]:
+    """Write to a file of the books, wherever the input says."""
+    with ctx.open(f"books/{input.name}", "w") as file:
+        file.write("entered")
+    return {"to": input.name}
 '''
 
 EVERYWHERE = {"type": "network", "posture": "full"}
@@ -50,7 +58,7 @@ def opened(folder, migrated_url, valkey):
     file = folder / "workspace.yaml"
     content = yaml.safe_load(file.read_text())
     content["agent_runtime"]["tools"]["modules"].append("books_tools")
-    content["agent_runtime"]["intents"]["bookkeeping"]["allow_tools"].append("books:write")
+    content["agent_runtime"]["intents"]["bookkeeping"]["allow_tools"] += ["books:write", "books:enter"]
     (network,) = content["security"]["allowed_scopes"]
     closing = []
 
@@ -221,3 +229,18 @@ def test_a_lanes_rule_bounds_the_calls_of_that_lane_alone(opened, decision, code
     assert ledger() == ({} if bounded else {f"{tool.partition(':')[2]} a": 2})
     asked = [request.tool_name for request in runtime.approvals("s-1")]
     assert asked == (["ledger:put"] if bounded and decision == "approval_required" else [])
+
+
+@pytest.mark.parametrize(
+    ("name", "fits"), [("2026/may.txt", True), ("2025/may.txt", False), ("2026/../x", False)]
+)
+def test_a_tool_opens_what_lies_in_the_scopes_of_its_call_and_nothing_else(opened, folder, name, fits):
+    (folder / "books" / "2025").mkdir(parents=True)
+    (folder / "books" / "2026").mkdir()
+    runtime, _ = opened()
+    ctx = context("s-open", metadata={"agent_intent": "bookkeeping"})
+    output = runtime.execute_tool("books:enter", {"name": name}, ctx)
+    assert (output.success, (folder / "books" / name).exists()) == (fits, fits)
+    assert fits or output.error.code == "SCOPE_DENIED"
+    (finished,) = receipts(runtime.session("s-open"), "tool_call_finished", "books:enter")
+    assert finished["result"] == ("success" if fits else "denied")

@@ -10,7 +10,8 @@ from hypothesis import strategies as st
 
 from runtime.core import globs, network
 from runtime.core.model import NetworkScope, PathScope
-from runtime.core.scopes import allows, allows_address, grant_scopes, intersect
+from runtime.core.scope_grant import grant_scopes
+from runtime.core.scopes import allows, allows_address, intersect
 
 NAMES = ("a", "b", "ab", ".a", "a.b")
 PATHS = tuple("/".join(parts) for depth in range(4) for parts in product(NAMES, repeat=depth))
@@ -102,6 +103,35 @@ def test_a_pattern_names_a_path(pattern, path, named):
     ],
 )
 def test_containment_is_exact_and_refuses_the_malformed(pattern, others, inside):
+    assert globs.contained(pattern, others) is inside
+
+
+@pytest.mark.parametrize(
+    ("pattern", "others", "inside"),
+    [
+        ("{x/[b-a],src}", ("src",), True),
+        (".?", (".[!.]",), True),
+        (".?/**/a", (".[!.]/**/a",), True),
+        (".?*", ("..?*", ".[!.]*"), False),
+        ("?", ("[!\U0010ffff]", "\U0010ffff"), True),
+        ("**/*a*/**/*b*", ("**/*b*",), True),
+        (
+            "{" + ",".join(f"d{at}/[ab]*" for at in range(200)) + "}",
+            tuple(f"d{at}/*" for at in range(200)),
+            True,
+        ),
+        (
+            "{" + ",".join(f"d{at}/[ab]*" for at in range(200)) + "}",
+            tuple(f"d{at}/*" for at in range(199)),
+            False,
+        ),
+        ("*[ab]" + "?" * 12, ("*a" + "?" * 12, "*b" + "?" * 12), True),
+        ("*[abc]" + "?" * 12, ("*a" + "?" * 12, "*b" + "?" * 12), False),
+        ("/".join("*a?" for _ in range(12)), ("/".join("*?" for _ in range(12)),), True),
+        ("**/" + "/".join("*" for _ in range(20)), ("**/" + "/".join("*" for _ in range(19)),), True),
+    ],
+)
+def test_containment_is_exact_where_automata_grow(pattern, others, inside):
     assert globs.contained(pattern, others) is inside
 
 
@@ -210,6 +240,32 @@ def test_a_malformed_requirement_is_never_granted(required, mode):
 )
 def test_an_entry_covers_another(entry, by, inside):
     assert network.covered(entry, (by,)) is inside
+
+
+@pytest.mark.parametrize(
+    ("entry", "by", "inside"),
+    [
+        ("10.0.0.0/24", ("10.0.0.0/25", "10.0.0.128/25"), True),
+        ("10.0.0.0/24", ("10.0.0.0/25", "10.0.0.129/32", "10.0.0.128/26"), False),
+        ("10.0.0.0/24:443", ("10.0.0.0/25:443", "10.0.0.128/25"), True),
+        ("10.0.0.0/24", ("10.0.0.0/25:443", "10.0.0.128/25"), False),
+        ("a.example", ("a.example:1-1023", "a.example:1024-65535"), True),
+        ("a.example:*", ("a.example:1-1023", "*.example:1025-65535"), False),
+        ("a.example:80-90", ("a.example:1-85", "*.example:86-100"), True),
+        ("*.example:80", ("a.example:80", "b.example:80"), False),
+        ("::/0", ("::/1", "8000::/1"), True),
+        ("[::ffff:10.0.0.7]:443", ("10.0.0.0/24:443",), True),
+        ("10.0.0.7:443", ("[::ffff:a00:0/120]:443",), True),
+        ("10.0.0.7", ("::/0",), False),
+        ("0.0.0.0/0", ("[::ffff:0:0/96]",), True),
+        ("a.example:99999", ("a.example",), False),
+        ("a.example:0", ("a.example",), False),
+        ("a.example:443", ("a.example:99999", "a.example:400-99999"), False),
+        ("A.Example.:443", ("a.EXAMPLE:443",), True),
+    ],
+)
+def test_entries_cover_another_together(entry, by, inside):
+    assert network.covered(entry, by) is inside
 
 
 def test_a_network_requirement_is_met_by_every_layer_or_not_at_all():
