@@ -104,6 +104,8 @@ class Settings(BaseSettings):
         republish_seconds: When the sweep first publishes a ready step again.
         republish_max_seconds: What that delay grows to.
         max_crashes: After so many crashes a step is quarantined.
+        seal_key_file: File with the private key that seals evidence; only the sealing process needs it.
+        seal_key_env: Name of a variable that holds the key's text instead.
     """
 
     model_config = SettingsConfigDict(
@@ -121,6 +123,8 @@ class Settings(BaseSettings):
     republish_seconds: Seconds = 5.0
     republish_max_seconds: Seconds = 60.0
     max_crashes: Annotated[int, Field(gt=0)] = 10
+    seal_key_file: Path | None = None
+    seal_key_env: str | None = None
 
     @model_validator(mode="before")
     @classmethod

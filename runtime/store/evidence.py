@@ -20,6 +20,7 @@ from sqlalchemy.sql.elements import TextClause
 
 from runtime.core.chain import CONTROL_STEP, Receipt, Verification, verify
 from runtime.core.control_check import ControlNotes
+from runtime.core.seals import SealedReceipts
 from runtime.store.engine import Database
 from runtime.store.recorded import journal_problems
 from runtime.store.recorded_control import control_problems
@@ -63,7 +64,7 @@ class Page:
 
 # The snapshot is that of the statement: whatever is older than its oldest open transaction has ended, and if
 # committed is seen by it. An id that the server has not given out yet came with a restored dump.
-_HELD = {
+HELD = {
     "postgresql": "transaction_id >= (SELECT CAST(CAST(pg_snapshot_xmin(pg_current_snapshot()) AS text) "
     "AS bigint)) AND transaction_id < (SELECT CAST(CAST(pg_snapshot_xmax(pg_current_snapshot()) AS text) "
     "AS bigint))",
@@ -71,13 +72,21 @@ _HELD = {
 }
 
 
+# SQLite narrows a comparison of pairs by their first column only, and would go through all of a session for
+# its last page. Its writers are serialised, so that all of its receipts have one transaction id.
+BEHIND = {
+    "postgresql": "(transaction_id, position) > (:transaction, :position)",
+    "sqlite": "transaction_id = :transaction AND position > :position",
+}
+"""The condition of what stands behind a place; an index narrows by all of it."""
+
+
 @cache
 def page_sql(dialect: str) -> TextClause:
     """The statement that reads a page, with ``id transaction position limit``."""
     return text(
         f"SELECT transaction_id, position, step_id, fence, n, kind, CAST(body AS TEXT) AS body, hash, "
-        f"{_HELD[dialect]} AS held FROM evidence "
-        "WHERE session_id = :id AND (transaction_id, position) > (:transaction, :position) "
+        f"{HELD[dialect]} AS held FROM evidence WHERE session_id = :id AND {BEHIND[dialect]} "
         "ORDER BY transaction_id, position LIMIT :limit"
     )
 
@@ -97,7 +106,7 @@ def _rows(connection: Connection, session_id: str, after: Place, limit: int) -> 
         "position": after.position,
         "limit": limit,
     }
-    return list(connection.execute(page_sql(connection.dialect.name), named))
+    return list(connection.execute(page_sql(connection.dialect.name), named).all())
 
 
 def _stored(row: Any) -> StoredReceipt:
@@ -143,12 +152,16 @@ def snapshot(database: Database) -> Iterator[Connection]:
                 yield still
 
 
+_RECEIPT = slice(2, 8)
+"""The columns of a page that make a receipt."""
+
+
 def read_receipts(connection: Connection, session_id: str) -> Iterator[Receipt]:
     """Read all receipts of a session in a `snapshot`, page by page."""
     after = START
     while rows := _rows(connection, session_id, after, PAGE):
-        yield from (_stored(row).receipt for row in rows)
-        after = _stored(rows[-1]).place
+        yield from (Receipt(*row[_RECEIPT]) for row in rows)
+        after = Place(rows[-1].transaction_id, rows[-1].position)
 
 
 def read_blobs(connection: Connection, session_id: str) -> Iterator[tuple[str, str]]:
@@ -166,6 +179,16 @@ def read_blobs(connection: Connection, session_id: str) -> Iterator[tuple[str, s
         after = rows[-1].hash
 
 
+def read_removed(connection: Connection, session_id: str) -> Iterator[Any]:
+    """What retention removed of a session: rows of ``hash``, ``at`` and ``reason``, by hash."""
+    return iter(
+        connection.execute(
+            text("SELECT hash, at, reason FROM removed_blob WHERE session_id = :id ORDER BY hash"),
+            {"id": session_id},
+        )
+    )
+
+
 def verify_session(database: Database, session_id: str) -> Verification:
     """Recompute a session's chain and every blob, and hold the journal's own rows against them.
 
@@ -173,13 +196,30 @@ def verify_session(database: Database, session_id: str) -> Verification:
     read as stored, so a flipped byte is found even where no receipt cites it.
     """
     with snapshot(database) as connection:
-        control = connection.execute(
-            text("SELECT control_head FROM session WHERE id = :id"), {"id": session_id}
-        ).scalar_one_or_none()
-        notes = ControlNotes()
-        return verify(
-            notes.noting(read_receipts(connection, session_id)),
-            read_blobs(connection, session_id),
-            {} if control is None else {CONTROL_STEP: control},
-            chain(journal_problems(connection, session_id), control_problems(connection, session_id, notes)),
-        )
+        return verify_in(connection, session_id)
+
+
+def verify_in(connection: Connection, session_id: str, sealed: SealedReceipts | None = None) -> Verification:
+    """Verify a session in a `snapshot`.
+
+    Args:
+        connection: In the snapshot.
+        session_id: The session.
+        sealed: The heads that seals cover, to be held against its receipts as well.
+    """
+    control = connection.execute(
+        text("SELECT control_head FROM session WHERE id = :id"), {"id": session_id}
+    ).scalar_one_or_none()
+    notes = ControlNotes()
+    receipts = notes.noting(read_receipts(connection, session_id))
+    return verify(
+        receipts if sealed is None else sealed.noting(receipts),
+        read_blobs(connection, session_id),
+        {} if control is None else {CONTROL_STEP: control},
+        chain(
+            () if sealed is None else sealed.problems(),
+            journal_problems(connection, session_id, notes.edits),
+            control_problems(connection, session_id, notes),
+        ),
+        (row.hash for row in read_removed(connection, session_id)),
+    )

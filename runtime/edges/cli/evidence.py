@@ -1,4 +1,4 @@
-"""``agent-runtime evidence``: show, follow, verify and export a session's receipts.
+"""``agent-runtime evidence``: show, follow, verify, export and seal receipts.
 
 All but ``tail`` need the database alone: no workspace file, no Redis, no tools.
 """
@@ -7,23 +7,19 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
-from typing import IO, TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from runtime.edges.cli import options
+from runtime.edges.cli import seals as sealing
 
 if TYPE_CHECKING:
-    from runtime.core.chain import Verification
     from runtime.store.engine import Database
     from runtime.store.evidence import Page, Place
 
-group = typer.Typer(help="Show, follow, verify and export a session's receipts.", no_args_is_help=True)
-
-FORMAT = "agent-runtime/evidence/1"
+group = typer.Typer(help="Show, follow, verify, export and seal receipts.", no_args_is_help=True)
 
 PATIENCE_SECONDS = 1.0
 """How long ``show`` waits for receipts that older transactions, still open, hold back."""
@@ -88,49 +84,88 @@ def tail(
 
 
 @group.command()
-def verify(session_id: options.SessionId, as_json: options.Json = False) -> None:
-    """Recompute a session's hashes, links and blobs, and compare its rows; exit 1 if one does not fit."""
-    from runtime.edges.cli.console import write_json
-    from runtime.edges.cli.opening import find, open_database
-    from runtime.store.evidence import verify_session
+def verify(
+    session_id: Annotated[
+        str | None,
+        typer.Argument(
+            metavar="[SESSION]", help="A session id; with --seals: default all.", callback=options._is_text
+        ),
+    ] = None,
+    seals: Annotated[
+        Path | None, typer.Option("--seals", help="A copy of the seals that was kept elsewhere.")
+    ] = None,
+    export: Annotated[
+        Path | None, typer.Option("--export", help="Verify this exported file instead; needs no database.")
+    ] = None,
+    public_key: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--public-key", help="A key that seals must rest on: 64 hex digits, or a file with them."
+        ),
+    ] = None,
+    as_json: options.Json = False,
+) -> None:
+    """Recompute hashes, links and blobs, compare rows and what seals cover; exit 1 if one does not fit."""
+    from runtime.edges.cli import checking
 
-    with open_database() as database:
-        find(database, session_id)
-        found = verify_session(database, session_id)
-    if as_json:
-        problem = found.problem and {"entry": found.problem.entry, "reason": found.problem.reason}
-        counts = {"receipts": found.receipts, "blobs": found.blobs}
-        write_json({"session_id": session_id, "verified": found.verified, **counts, "problem": problem})
+    if export is not None:
+        if session_id is not None:
+            raise typer.BadParameter(
+                "the file says whose evidence it is; leave SESSION out", param_hint="--export"
+            )
+        checking.verify_export(export, seals, public_key or [], as_json=as_json)
+    elif seals is not None:
+        checking.verify_sealed(seals, session_id, public_key or [], as_json=as_json)
+    elif public_key:
+        raise typer.BadParameter("it needs --seals or --export", param_hint="--public-key")
+    elif session_id is None:
+        raise typer.BadParameter("name a session, or give --seals or --export", param_hint="SESSION")
     else:
-        _print_verification(session_id, found)
-    if not found.verified:
-        raise typer.Exit(1)
+        checking.verify_session(session_id, as_json=as_json)
 
 
 @group.command()
 def export(
     session_id: options.SessionId,
+    file: Annotated[Path | None, typer.Argument(metavar="[FILE]", help="The same as --output.")] = None,
     output: Annotated[
         Path | None, typer.Option("--output", "-o", help="A new file; default: standard output.")
     ] = None,
     as_json: Annotated[
-        bool, typer.Option("--json", help="With --output: print what was written as one JSON document.")
+        bool, typer.Option("--json", help="With a file: print what was written as one JSON document.")
     ] = False,
 ) -> None:
-    """Write a session's receipts and blobs as JSON Lines, each text exactly as it was hashed."""
+    """Write receipts, blobs, and seals with proofs as JSON Lines, each text exactly as it was hashed."""
     from runtime.edges.cli.console import write_json
+    from runtime.edges.cli.files import new_file
     from runtime.edges.cli.opening import find, open_database
     from runtime.edges.cli.show import print_lines
+    from runtime.store.evidence import snapshot
+    from runtime.store.exported import write_export
 
+    output = output or file
     if as_json and output is None:
-        raise typer.BadParameter("it needs --output; without, the output is JSON Lines", param_hint="--json")
-    with open_database() as database, _opened(database, session_id, output) as file:
+        raise typer.BadParameter("it needs a file; without, the output is JSON Lines", param_hint="--json")
+    with open_database() as database:
         find(database, session_id)
-        receipts, blobs = _write_evidence(database, session_id, file)
+        with new_file(output) as opened, snapshot(database) as connection:
+            end = write_export(connection, session_id, opened.write)
     if as_json:
-        write_json({"session_id": session_id, "file": str(output), "receipts": receipts, "blobs": blobs})
+        counts = end.model_dump(mode="json", exclude={"type"})
+        write_json({"session_id": session_id, "file": str(output), **counts})
     elif output is not None:
-        print_lines(f"{output}: {receipts} receipts, {blobs} blobs of session {session_id}")
+        print_lines(
+            f"{output}: {end.receipts} receipts, {end.blobs} blobs and {end.proofs} proofs "
+            f"of session {session_id}"
+        )
+
+
+group.command("seal")(sealing.seal)
+group.command("seals")(sealing.seals)
+group.command("keys")(sealing.keys)
+group.command("generate-key")(sealing.generate_key)
+group.command("rotate-key")(sealing.rotate_key)
+group.command("retain")(sealing.retain)
 
 
 # --- reading --------------------------------------------------------------------------------------
@@ -221,79 +256,3 @@ def _print_event(event: Any, as_json: bool) -> None:
         return
     at, node, tool, gist = _told(event.kind, event.body)
     print_lines(f"{at:<25}  {node or event.node_id or 'session':<20}  {tool or NOTHING:<28}  {gist}")
-
-
-def _print_verification(session_id: str, found: Verification) -> None:
-    from runtime.edges.cli.show import print_lines
-
-    if found.problem is None:
-        print_lines(
-            f"session {session_id}: verified",
-            f"{found.receipts} receipts and {found.blobs} blobs, each recomputed and found whole",
-        )
-        return
-    print_lines(
-        f"session {session_id}: NOT verified",
-        f"the first entry that does not fit: {found.problem.entry}",
-        f"because {found.problem.reason}",
-        f"up to there {found.receipts} receipts and {found.blobs} blobs were read",
-    )
-
-
-# --- exporting ------------------------------------------------------------------------------------
-
-
-@contextmanager
-def _opened(database: Database, session_id: str, output: Path | None) -> Iterator[IO[str]]:
-    """The file to write, private to its owner; one that could not be finished is removed."""
-    import os
-    import sys
-
-    from runtime.edges.cli.opening import find
-    from runtime.errors import InvalidInput
-
-    find(database, session_id)
-    if output is None:
-        yield sys.stdout
-        sys.stdout.flush()
-        return
-    try:
-        descriptor = os.open(output, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
-    except FileExistsError:
-        raise InvalidInput(f"{output} exists; name a new file, or remove it") from None
-    except OSError as error:
-        raise InvalidInput(f"{output} cannot be written ({error.strerror}); name another file") from error
-    try:
-        with os.fdopen(descriptor, "w", encoding="utf-8", errors="strict") as file:
-            yield file
-    except BaseException:
-        output.unlink(missing_ok=True)
-        raise
-
-
-def _write_evidence(database: Database, session_id: str, file: IO[str]) -> tuple[int, int]:
-    """Write a heading, the receipts, the blobs and a closing line with the counts, all of one moment."""
-    from runtime.store.evidence import read_blobs, read_receipts, snapshot
-
-    def line(kind_of_line: str, **fields: Any) -> None:
-        file.write(json.dumps({"type": kind_of_line, **fields}, ensure_ascii=False) + "\n")
-
-    line("session", format=FORMAT, session_id=session_id)
-    receipts = blobs = 0
-    with snapshot(database) as connection:
-        for each in read_receipts(connection, session_id):
-            line(
-                "receipt",
-                step_id=each.step_id,
-                fence=each.fence,
-                n=each.n,
-                kind=each.kind,
-                hash=each.hash,
-                body=each.body,
-            )
-            receipts += 1
-        for name, content in read_blobs(connection, session_id):
-            line("blob", hash=name, content=content)
-            blobs += 1
-    line("end", receipts=receipts, blobs=blobs)
-    return receipts, blobs

@@ -162,8 +162,23 @@ def test_a_page_is_found_by_the_index_and_not_sorted(database):
         rows = connection.execute(text(f"{explain} {page_sql(database.dialect).text}"), named)
         plan = "\n".join(str(row) for row in rows)
     assert "ix_evidence_session" in plan
+    assert "position>?" in plan or "ROW(transaction_id, " in plan, "the index has to lead to the very place"
     assert "sort" not in plan.lower()
     assert "b-tree" not in plan.lower()
+
+
+@only_postgresql
+def test_a_page_of_a_session_that_is_most_of_all_evidence_does_not_go_through_the_rest(database):
+    commit(database, "long", count=3000)
+    commit(database, "other", session_id="t", count=300)
+    last = read_page(database, "s", limit=3000).receipts[-1].place
+    named = {"id": "s", "transaction": last.transaction_id, "position": last.position, "limit": 100}
+    with database.reading() as connection:
+        connection.execute(text("ANALYZE evidence"))
+        rows = connection.execute(text(f"EXPLAIN (ANALYZE) {page_sql(database.dialect).text}"), named)
+        plan = "\n".join(row[0] for row in rows)
+    assert "ix_evidence_session" in plan, plan
+    assert "Rows Removed" not in plan
 
 
 def test_places_are_ordered_by_transaction_then_position():

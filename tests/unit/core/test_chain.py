@@ -5,6 +5,8 @@ import json
 import tracemalloc
 
 import pytest
+from hypothesis import example, given
+from hypothesis import strategies as st
 
 from runtime.core import chain
 from runtime.core.canonical import canonical_json
@@ -167,3 +169,55 @@ def test_a_grant_fits_one_exact_call(field):
         "input_text": "{}",
     }
     assert call_digest(**call) != call_digest(**{**call, field: "other"})
+
+
+# --- inline values are compared by their canonical text, however it is found -----------------------
+
+JSON = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False, allow_infinity=False) | st.text(),
+    lambda inner: st.lists(inner, max_size=4) | st.dictionaries(st.text(), inner, max_size=4),
+    max_leaves=12,
+)
+
+
+@given(JSON)
+@example(1.0)
+@example({"é": 1, "z": "\ud800", "a": [2**70, -0.0, 1e21]})
+@example("\x7f\u2028")
+def test_any_inline_value_that_was_written_verifies(value):
+    receipt = Chain("one", 1, []).add(
+        "tool_call_started", {"input": value, "input_hash": Content.of(value).hash}
+    )
+    assert verify([receipt], {}, {}).problem is None
+
+
+@given(JSON, JSON)
+def test_any_other_inline_value_is_named(value, other):
+    stated = Content.of(value).hash
+    receipt = Chain("one", 1, []).add("tool_call_started", {"input": other, "input_hash": stated})
+    assert (verify([receipt], {}, {}).problem is None) == (Content.of(other).hash == stated)
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        '{"cites":[],"fence":1,"input":NaN,"input_hash":"HASH","kind":"k","n":0,"step_id":"one"}',
+        '{"cites":[],"fence":1,"input":DEEP,"input_hash":"HASH","kind":"k","n":0,"step_id":"one"}',
+    ],
+)
+def test_an_inline_value_that_has_no_canonical_text_is_named(body):
+    body = body.replace("HASH", "0" * 64).replace("DEEP", "[" * 300 + "]" * 300)
+    found = verify([Receipt("one", 1, 0, "k", body, receipt_hash(body))], {}, {})
+    assert found.problem.reason == "its inline input does not match input_hash"
+
+
+def test_what_retention_removed_is_counted_and_needs_its_receipt():
+    receipts, _, heads = evidence()
+    removal = Chain(chain.CONTROL_STEP, 0, []).add(chain.CONTENTS_REMOVED, {"contents": [BIG.hash]})
+    found = chain.verify([*receipts, removal], [], heads, removed=[BIG.hash])
+    assert (found.problem, found.blobs, found.removed) == (None, 0, 1)
+    found = chain.verify(receipts, [], heads, removed=[BIG.hash])
+    assert found.problem == Problem(
+        f"blob {BIG.hash}", "it is gone, and no receipt says that retention removed it"
+    )
+    assert "is missing" in chain.verify([*receipts, removal], [], heads).problem.reason
