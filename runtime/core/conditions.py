@@ -2,132 +2,88 @@
 
 A condition is written as a mapping with exactly one key, which names its kind::
 
-    {tool_name_equals: "calendar:create-event"}
+    {tool_name_equals: "calendar:create-event"}, {tool_name_in: [...]}, {tool_name_starts_with: "calendar:"}
     {argument_equals: {path: [target, zone], value: prod}}
+    {argument: {path: [amount], greater_than: 100}}
     {metadata_equals: {path: [actor, role], value: guest}}
-    {intent_equals: scheduling}
+    {metadata: {path: [actor, mail], matches: "@example[.]com$"}}
+    {intent_equals: scheduling}, {intent_reachable: planning}
+    {time: {zone: Europe/Berlin, from: "22:00", until: "06:00", weekdays: [sat, sun]}}
+    {environment: {name: DEPLOYMENT_STAGE, equals: production}}
+    {budget: {name: tool_calls, at_least: 10}}
+    {cel: "input.amount > 100 && metadata.role == 'guest'"}
     {all: [...]}, {any: [...]}, {not: {...}}
 
-A lookup that meets a missing key or a non-object is false. Values are scalars compared with their
-type: ``1`` is neither ``true`` nor ``"1"``.
-
-Truth has three values: a test of arguments that are not known yet is ``None``, and ``all``, ``any``
-and ``not`` pass it on as in Kleene's logic. A new kind of condition is a subclass of `Condition`
-named in `When`.
+A lookup that meets a missing key or a non-object finds nothing. Values are compared as
+`runtime.core.operators` says. A new kind of condition is a subclass of `Condition` named in `When`.
 """
 
 from __future__ import annotations
 
-from abc import abstractmethod
-from collections.abc import Callable, Iterable, Iterator, Mapping
-from dataclasses import dataclass, field
-from enum import Enum
-from itertools import product
-from math import prod
-from operator import attrgetter
+from collections.abc import Iterator
+from functools import cached_property
 from typing import Annotated, Any, Final
 
-from pydantic import BaseModel, ConfigDict, Discriminator, Field, Tag
+from pydantic import BaseModel, Discriminator, Field, Tag, field_validator
 from typing_extensions import override
 
-from runtime.core.canonical import canonical_json
-from runtime.core.model import Frozen
+from runtime.core.cel import compile_cel
+from runtime.core.condition import Condition as Condition  # what every kind of condition is
+from runtime.core.condition import NamesTools, ReadsToolName
+from runtime.core.period import Period
+from runtime.core.predicates import UNKNOWN, Bound, Key, Predicate, combine, negate
+from runtime.core.predicates import PolicyContext as PolicyContext  # what conditions are about
+from runtime.core.value_conditions import (
+    Argument,
+    ArgumentEquals,
+    Budget,
+    Environment,
+    Metadata,
+    MetadataEquals,
+)
+
+# --- the tool -------------------------------------------------------------------------------------
 
 
-class _Unknown(Enum):
-    ARGUMENTS = "arguments"
-
-
-UNKNOWN_ARGUMENTS: Final = _Unknown.ARGUMENTS
-"""Stands for the arguments of a call that has not been made: any input is possible."""
-
-
-_MISSING: Final = object()
-
-
-@dataclass(frozen=True, slots=True)
-class PolicyContext:
-    """The call that policy decides on.
-
-    Attributes:
-        trigger: When policy is asked: ``on_tool_request``, or another event of the runtime.
-        run_id: The application's run.
-        task_id: The application's task, if any.
-        tool_name: The registered name of the tool, if a tool is concerned.
-        tool_arguments: The canonical input; anything but a mapping counts as having no keys.
-        execution_metadata: The context's metadata; ``agent_intent`` has a meaning.
-        allowed_intents: Intents that may be chosen; ``None`` means all that are configured.
-    """
-
-    trigger: str
-    run_id: str
-    task_id: str | None = None
-    tool_name: str | None = None
-    tool_arguments: Any = None
-    execution_metadata: Mapping[str, Any] = field(default_factory=dict)
-    allowed_intents: tuple[str, ...] | None = None
-
-
-Test = Callable[[PolicyContext], bool | None]
-"""A condition for one tool: true, false, or ``None`` where it depends on unknown arguments."""
-
-
-class Condition(Frozen):
-    """Base of all conditions."""
-
-    model_config = ConfigDict(populate_by_name=True, serialize_by_alias=True)
-
-    @abstractmethod
-    def bind(self, tool_name: str | None) -> Test | bool:
-        """Specialise the condition to one tool; a constant where nothing else matters.
-
-        Args:
-            tool_name: The tool, or ``None`` for every tool that no condition names.
-        """
-
-    def walk(self) -> Iterator[Condition]:
-        """The condition and those within it."""
-        yield self
-
-
-class ToolNameEquals(Condition):
+class ToolNameEquals(NamesTools):
     """The call is to the named tool."""
 
     tool_name: Annotated[str, Field(alias="tool_name_equals")]
 
+    @property
     @override
-    def bind(self, tool_name: str | None) -> Test | bool:
-        return tool_name == self.tool_name
+    def tool_names(self) -> frozenset[str]:
+        return frozenset([self.tool_name])
 
 
-Scalar = bool | int | float | str | None
+class ToolNameIn(NamesTools):
+    """The call is to one of the named tools."""
 
+    names: Annotated[frozenset[str], Field(strict=False, alias="tool_name_in")]
 
-class Lookup(Frozen):
-    """A path of keys into an object and the scalar expected there."""
-
-    path: Annotated[tuple[str, ...], Field(strict=False, min_length=1)]
-    value: Scalar
-
-
-class ArgumentEquals(Condition):
-    """The tool's input holds a scalar at a path."""
-
-    lookup: Annotated[Lookup, Field(alias="argument_equals")]
-
+    @property
     @override
-    def bind(self, tool_name: str | None) -> Test | bool:
-        return _lookup("tool_arguments", self.lookup.path, self.lookup.value)
+    def tool_names(self) -> frozenset[str]:
+        return self.names
 
 
-class MetadataEquals(Condition):
-    """The context's metadata hold a scalar at a path."""
+class ToolNameStartsWith(ReadsToolName):
+    """The call is to a tool whose name begins so."""
 
-    lookup: Annotated[Lookup, Field(alias="metadata_equals")]
+    prefix: Annotated[str, Field(alias="tool_name_starts_with", min_length=1)]
+
+    @cached_property
+    def predicate(self) -> Predicate:
+        """The test of a tool that no condition names."""
+        prefix = self.prefix
+        return Predicate(lambda context: (context.tool_name or "").startswith(prefix))
 
     @override
-    def bind(self, tool_name: str | None) -> Test | bool:
-        return _lookup("execution_metadata", self.lookup.path, self.lookup.value)
+    def bind(self, tool_name: str | None) -> Bound:
+        return self.predicate if tool_name is None else tool_name.startswith(self.prefix)
+
+
+# --- intents --------------------------------------------------------------------------------------
 
 
 class IntentEquals(Condition):
@@ -135,10 +91,21 @@ class IntentEquals(Condition):
 
     intent: Annotated[str, Field(alias="intent_equals")]
 
-    @override
-    def bind(self, tool_name: str | None) -> Test | bool:
+    @cached_property
+    def predicate(self) -> Predicate:
+        """The compiled condition."""
         intent = self.intent
-        return lambda context: intent_of(context.execution_metadata) == intent and _reachable(context, intent)
+
+        def test(context: PolicyContext) -> bool | None:
+            if context.intent is UNKNOWN:
+                return None if _reachable(context, intent) else False
+            return context.intent == intent and _reachable(context, intent)
+
+        return Predicate(test, Key("intent", (), (intent,)))
+
+    @override
+    def bind(self, tool_name: str | None) -> Bound:
+        return self.predicate
 
 
 class IntentReachable(Condition):
@@ -146,10 +113,68 @@ class IntentReachable(Condition):
 
     intent: Annotated[str, Field(alias="intent_reachable")]
 
-    @override
-    def bind(self, tool_name: str | None) -> Test | bool:
+    @cached_property
+    def predicate(self) -> Predicate:
+        """The compiled condition."""
         intent = self.intent
-        return lambda context: _reachable(context, intent)
+        return Predicate(lambda context: _reachable(context, intent))
+
+    @override
+    def bind(self, tool_name: str | None) -> Bound:
+        return self.predicate
+
+
+def _reachable(context: PolicyContext, intent: str) -> bool:
+    return context.allowed_intents is None or intent in context.allowed_intents
+
+
+# --- times, expressions and connectives ---------------------------------------------------------
+
+
+class Time(Condition):
+    """The decision is made within a period; where the instant is not known, neither true nor false."""
+
+    period: Annotated[Period, Field(alias="time")]
+
+    @cached_property
+    def predicate(self) -> Predicate:
+        """The compiled condition."""
+        holds = self.period.holds
+        return Predicate(lambda context: None if context.now is None else holds(context.now))
+
+    @override
+    def bind(self, tool_name: str | None) -> Bound:
+        return self.predicate
+
+    @override
+    def doubt(self, context: PolicyContext) -> str | None:
+        return "the time is not known" if context.now is None else None
+
+
+class Cel(ReadsToolName):
+    """A CEL expression is true of the call; see `runtime.core.cel`."""
+
+    cel: str
+
+    @field_validator("cel")
+    @classmethod
+    def _is_an_expression(cls, text: str) -> str:
+        compile_cel(text)
+        return text
+
+    @cached_property
+    def predicate(self) -> Predicate:
+        """The compiled condition."""
+        return Predicate(compile_cel(self.cel))
+
+    @override
+    def bind(self, tool_name: str | None) -> Bound:
+        return self.predicate
+
+    @override
+    def doubt(self, context: PolicyContext) -> str | None:
+        value, why = compile_cel(self.cel).evaluate(context)
+        return f"the CEL expression failed: {why}" if value is None else None
 
 
 class AllOf(Condition):
@@ -158,8 +183,8 @@ class AllOf(Condition):
     conditions: Annotated[tuple[When, ...], Field(strict=False, alias="all")]
 
     @override
-    def bind(self, tool_name: str | None) -> Test | bool:
-        return _combine([condition.bind(tool_name) for condition in self.conditions], decisive=False)
+    def bind(self, tool_name: str | None) -> Bound:
+        return combine((condition.bind(tool_name) for condition in self.conditions), decisive=False)
 
     @override
     def walk(self) -> Iterator[Condition]:
@@ -174,8 +199,8 @@ class AnyOf(Condition):
     conditions: Annotated[tuple[When, ...], Field(strict=False, alias="any")]
 
     @override
-    def bind(self, tool_name: str | None) -> Test | bool:
-        return _combine([condition.bind(tool_name) for condition in self.conditions], decisive=True)
+    def bind(self, tool_name: str | None) -> Bound:
+        return combine((condition.bind(tool_name) for condition in self.conditions), decisive=True)
 
     @override
     def walk(self) -> Iterator[Condition]:
@@ -190,16 +215,8 @@ class Not(Condition):
     condition: Annotated[When, Field(alias="not")]
 
     @override
-    def bind(self, tool_name: str | None) -> Test | bool:
-        inner = self.condition.bind(tool_name)
-        if isinstance(inner, bool):
-            return not inner
-
-        def test(context: PolicyContext) -> bool | None:
-            truth = inner(context)
-            return None if truth is None else not truth
-
-        return test
+    def bind(self, tool_name: str | None) -> Bound:
+        return negate(self.condition.bind(tool_name))
 
     @override
     def walk(self) -> Iterator[Condition]:
@@ -207,96 +224,20 @@ class Not(Condition):
         yield from self.condition.walk()
 
 
-def intent_of(metadata: Any) -> str | None:
-    """The turn's intent, trimmed; ``None`` where it is absent, blank or not a string."""
-    intent = metadata.get("agent_intent") if isinstance(metadata, Mapping) else None
-    return intent.strip(" \t\r\n") or None if isinstance(intent, str) else None
-
-
-def representative_inputs(conditions: Iterable[Condition], limit: int) -> tuple[Any, ...] | None:
-    """Inputs of which each possible input answers the conditions like one of them.
-
-    At each path that is looked up stands one of the values that conditions expect there, or nothing.
-
-    Args:
-        conditions: What may be asked of the input.
-        limit: Largest number of inputs to make; ``None`` is returned where more are needed.
-    """
-    expected: dict[tuple[str, ...], dict[str, Scalar]] = {}
-    for condition in (part for whole in conditions for part in whole.walk()):
-        if isinstance(condition, ArgumentEquals):
-            lookup = condition.lookup
-            expected.setdefault(lookup.path, {})[canonical_json(lookup.value)] = lookup.value
-    if prod(len(values) + 1 for values in expected.values()) > limit:
-        return None
-    choices = [[None, *((path, value) for value in values.values())] for path, values in expected.items()]
-    inputs = (_input_with([choice for choice in row if choice is not None]) for row in product(*choices))
-    return tuple(input for input in inputs if input is not None)
-
-
-def _input_with(entries: list[tuple[tuple[str, ...], Scalar]]) -> dict[str, Any] | None:
-    """An object with values at paths; ``None`` where one path runs through another's value."""
-    root: dict[str, Any] = {}
-    for path, value in sorted(entries, key=lambda entry: -len(entry[0])):
-        inner = root
-        for key in path[:-1]:
-            inner = inner.setdefault(key, {})
-        if path[-1] in inner:
-            return None
-        inner[path[-1]] = value
-    return root
-
-
-def _reachable(context: PolicyContext, intent: str) -> bool:
-    return context.allowed_intents is None or intent in context.allowed_intents
-
-
-def _lookup(field: str, path: tuple[str, ...], expected: Scalar) -> Test:
-    """A test whether an object of the context holds a scalar at a path, with the types of JSON."""
-    read = attrgetter(field)
-    boolean = isinstance(expected, bool)
-
-    def test(context: PolicyContext) -> bool | None:
-        value = read(context)
-        for key in path:
-            # The exact type is asked first: an abstract class costs ten times as much.
-            if type(value) is not dict and not isinstance(value, Mapping):
-                return None if value is UNKNOWN_ARGUMENTS else False
-            value = value.get(key, _MISSING)
-        if boolean or value is True or value is False:
-            return value is expected  # True == 1 in Python, not in JSON
-        return bool(value == expected)
-
-    return test
-
-
-def _combine(parts: list[Test | bool], *, decisive: bool) -> Test | bool:
-    """`any` (decisive true) or `all` (decisive false) of parts, constants folded away."""
-    if any(part is decisive for part in parts):
-        return decisive
-    tests = [part for part in parts if not isinstance(part, bool)]
-    if len(tests) < 2:
-        return tests[0] if tests else not decisive
-
-    def test(context: PolicyContext) -> bool | None:
-        result: bool | None = not decisive
-        for part in tests:
-            truth = part(context)
-            if truth is decisive:
-                return decisive
-            if truth is None:
-                result = None
-        return result
-
-    return test
-
-
 _KINDS: Final[dict[str, type[Condition]]] = {
     "tool_name_equals": ToolNameEquals,
+    "tool_name_in": ToolNameIn,
+    "tool_name_starts_with": ToolNameStartsWith,
     "argument_equals": ArgumentEquals,
+    "argument": Argument,
     "metadata_equals": MetadataEquals,
+    "metadata": Metadata,
     "intent_equals": IntentEquals,
     "intent_reachable": IntentReachable,
+    "time": Time,
+    "environment": Environment,
+    "budget": Budget,
+    "cel": Cel,
     "all": AllOf,
     "any": AnyOf,
     "not": Not,
@@ -313,10 +254,18 @@ def _kind_of(value: Any) -> str | None:
 
 When = Annotated[
     Annotated[ToolNameEquals, Tag("tool_name_equals")]
+    | Annotated[ToolNameIn, Tag("tool_name_in")]
+    | Annotated[ToolNameStartsWith, Tag("tool_name_starts_with")]
     | Annotated[ArgumentEquals, Tag("argument_equals")]
+    | Annotated[Argument, Tag("argument")]
     | Annotated[MetadataEquals, Tag("metadata_equals")]
+    | Annotated[Metadata, Tag("metadata")]
     | Annotated[IntentEquals, Tag("intent_equals")]
     | Annotated[IntentReachable, Tag("intent_reachable")]
+    | Annotated[Time, Tag("time")]
+    | Annotated[Environment, Tag("environment")]
+    | Annotated[Budget, Tag("budget")]
+    | Annotated[Cel, Tag("cel")]
     | Annotated[AllOf, Tag("all")]
     | Annotated[AnyOf, Tag("any")]
     | Annotated[Not, Tag("not")],

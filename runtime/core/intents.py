@@ -9,6 +9,7 @@ tool itself is exempt, since a turn is what an intent comes from.
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Annotated, Any, Final
 
 from pydantic import Field, StringConstraints, TypeAdapter, ValidationError
@@ -20,12 +21,12 @@ from runtime.core.conditions import (
     IntentReachable,
     Not,
     PolicyContext,
-    ToolNameEquals,
+    ToolNameIn,
     When,
-    intent_of,
 )
 from runtime.core.model import TURN_TOOL, Decision, Frozen
 from runtime.core.policy import CompiledPolicy, PolicyForecast, PolicyLayer, PolicyRule
+from runtime.core.predicates import UNKNOWN, Mark
 from runtime.errors import ConfigurationError
 
 _ToolName = Annotated[str, StringConstraints(strip_whitespace=True, min_length=1)]
@@ -113,8 +114,8 @@ def _intent_rules(name: str, intent: Intent, sticky_approvals: bool) -> list[Pol
     ]
 
 
-def _tools(names: tuple[str, ...] | list[str]) -> AnyOf:
-    return AnyOf(conditions=tuple(ToolNameEquals(tool_name=name) for name in dict.fromkeys(names)))
+def _tools(names: tuple[str, ...] | list[str]) -> ToolNameIn:
+    return ToolNameIn(names=frozenset(names))
 
 
 def reachable(intents: Mapping[str, Intent], allowed_intents: tuple[str, ...] | None) -> tuple[str, ...]:
@@ -130,29 +131,34 @@ def reachable(intents: Mapping[str, Intent], allowed_intents: tuple[str, ...] | 
 def forecast(policy: CompiledPolicy, context: PolicyContext, intents: Mapping[str, Intent]) -> PolicyForecast:
     """What policy may decide of a tool before the model has chosen an intent and an input.
 
-    The union over every reachable intent; a context that states its intent is taken at its word.
+    A context that states an intent, be it blank or unknown, is taken at its word. Where none is stated and
+    intents are configured, it is the union over those that the model may choose and a denial, which a call
+    without one of them meets. Where none are configured, an intent is metadata like any other, and not
+    known yet.
 
     Args:
         policy: Layers including `intent_layer`.
         context: The call as far as it is known; its arguments are ignored.
         intents: By id.
     """
-    if not intents or intent_of(context.execution_metadata) is not None:
-        return policy.evaluate_unknown_arguments(context)
-    choices: tuple[str | None, ...] = reachable(intents, context.allowed_intents) or (None,)
-    decisions = frozenset[Decision]().union(
-        *(policy.evaluate_unknown_arguments(_choosing(context, name)).decisions for name in choices)
-    )
-    return PolicyForecast(decisions)
+    found: set[Decision] = set()
+    for each in possibilities(context, intents):
+        if each is None:
+            found.add(Decision.DENY)
+        elif len(found) < len(Decision):
+            found |= policy.evaluate_unknown_arguments(each).decisions
+    return PolicyForecast(frozenset(found))
 
 
-def _choosing(context: PolicyContext, intent: str | None) -> PolicyContext:
-    metadata = {**context.execution_metadata, "agent_intent": intent}
-    return PolicyContext(
-        trigger=context.trigger,
-        run_id=context.run_id,
-        task_id=context.task_id,
-        tool_name=context.tool_name,
-        execution_metadata=metadata,
-        allowed_intents=context.allowed_intents,
-    )
+def possibilities(context: PolicyContext, intents: Mapping[str, Intent]) -> tuple[PolicyContext | None, ...]:
+    """The contexts that a call may be decided in, by intent; ``None`` stands for a denial of any call."""
+    if context.execution_metadata.get("agent_intent") is not None:
+        return (context,)
+    if not intents:
+        return (_choosing(context, UNKNOWN),)
+    chosen = reachable(intents, context.allowed_intents)
+    return (None, *(_choosing(context, name) for name in chosen))
+
+
+def _choosing(context: PolicyContext, intent: str | Mark) -> PolicyContext:
+    return replace(context, execution_metadata={**context.execution_metadata, "agent_intent": intent})

@@ -1,43 +1,46 @@
 """Policy: ordered layers of rules that decide one call, and may only tighten unless they opt in.
 
-Layers are taken in the order workspace, lane, pack, task. The effective decision starts unset,
-which compares as ``deny``; the first declared default sets it. Later defaults and all rules take
-effect only if they are not looser than it, or if their layer says ``allow_loosening``. A deny rule
-is final. An approval rule that took effect is final against ``allow``. This is the strict reading
-of the reference documents (``strict_decision`` of the conformance vectors).
+Layers are taken in the order workspace, lane, pack, task; how defaults and rules move the decision is in
+`runtime.core.policy_machine`. This is the strict reading of the reference documents
+(``strict_decision`` of the conformance vectors).
 
-The algorithm is a small machine whose transitions are tables; `compile_policy` turns layers into one
-short program per tool, so that a decision looks only at rules that can apply to the called tool.
-Nothing is cached from one decision to the next.
+`compile_policy` files the rules by tool and by what a call must hold, so that a decision looks only at those
+that it may match. Nothing is cached from one decision to the next.
+
+A condition that is neither true nor false of a call fails closed: an allow rule does not match, a deny or
+approval rule does, and can tighten only.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
-from itertools import product
-from typing import Annotated, Final, Literal, NamedTuple
+from collections.abc import Hashable, Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from typing import Annotated, Any, Final, Literal
 
 from pydantic import Field
 
-from runtime.core.conditions import (
-    UNKNOWN_ARGUMENTS,
-    Test,
-    ToolNameEquals,
-    When,
-    representative_inputs,
+from runtime.core.conditions import When
+from runtime.core.model import Decision, Frozen, PolicyDecision
+from runtime.core.policy_index import Entry, Program, RuleFile
+from runtime.core.policy_machine import (
+    DEFAULT_MOVES,
+    FIRST_DEFAULT_MOVES,
+    LOOSENESS,
+    NO_MOVES,
+    OUTCOMES,
+    RULE_MOVES,
+    START,
 )
-from runtime.core.conditions import (
-    PolicyContext as PolicyContext,  # what callers of this module pass in
-)
-from runtime.core.model import Decision, Frozen, Json, PolicyDecision
+from runtime.core.predicates import UNKNOWN_ARGUMENTS
+from runtime.core.predicates import PolicyContext as PolicyContext  # what callers of this module pass in
+from runtime.core.value_conditions import Environment
 
 ON_TOOL_REQUEST: Final = "on_tool_request"
 """Trigger of the decision on a tool call."""
 
 Level = Literal["workspace", "lane", "pack", "task"]
-_LEVELS: Final[tuple[Level, ...]] = ("workspace", "lane", "pack", "task")
-_LOOSENESS: Final = {Decision.DENY: 0, Decision.APPROVAL_REQUIRED: 1, Decision.ALLOW: 2}
+LEVELS: Final[tuple[Level, ...]] = ("workspace", "lane", "pack", "task")
+"""The levels of layers, in the order in which they are taken."""
 
 
 class PolicyRule(Frozen):
@@ -49,6 +52,7 @@ class PolicyRule(Frozen):
         decision: ``allow``, ``deny`` or ``approval_required``.
         reason: Shown to who is refused or asked.
         when: Condition on the call; ``None`` holds always.
+        mode: ``log_only`` records that the rule matched, and changes nothing.
     """
 
     id: Annotated[str, Field(min_length=1)]
@@ -56,6 +60,34 @@ class PolicyRule(Frozen):
     decision: Annotated[Decision, Field(strict=False)]
     reason: str | None = None
     when: When | None = None
+    mode: Literal["enforce", "log_only"] = "enforce"
+
+    def record(self, doubt: str | None = None) -> PolicyDecision:
+        """How receipts show that the rule matched.
+
+        Args:
+            doubt: Why its condition was neither true nor false, where it was so.
+        """
+        record = PolicyDecision(policy_id=self.id, decision=self.decision.value)
+        if self.reason is not None:
+            record["reason"] = self.reason
+        if doubt is not None:
+            said = f"{self.reason}; " if self.reason is not None else ""
+            record["reason"] = f"{said}it could not be told whether the rule applies: {doubt}"
+        if self.mode == "log_only":
+            return LoggedDecision(**record, mode="log_only")
+        return record
+
+
+class LoggedDecision(PolicyDecision):
+    """How receipts show that a rule matched which is only logged."""
+
+    mode: Literal["log_only"]
+
+
+def enforced(decisions: Iterable[PolicyDecision]) -> tuple[PolicyDecision, ...]:
+    """The matched rules without those that are only logged."""
+    return tuple(each for each in decisions if "mode" not in each)
 
 
 class PolicyLayer(Frozen):
@@ -83,11 +115,13 @@ class PolicyResult:
         decisions: Every rule that matched, in order, whether it took effect or not.
         warnings_count: How often an ``allow`` had no effect under a ``deny`` for want of
             ``allow_loosening``, as the reference counts.
+        doubts: Allow rules that were left out because their condition was neither true nor false, and why.
     """
 
     decision: Decision
     decisions: tuple[PolicyDecision, ...]
     warnings_count: int
+    doubts: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -113,171 +147,43 @@ class PolicyForecast:
     @property
     def decision(self) -> Decision:
         """The loosest of the decisions; `depends_on_input` says that it is not certain."""
-        return max(self.decisions, key=_LOOSENESS.__getitem__)
-
-
-@dataclass(frozen=True, slots=True)
-class DeadRule:
-    """A rule that can never take effect, as `find_dead_rules` reports it.
-
-    Attributes:
-        level: Level of the rule's layer.
-        rule: The rule.
-        severity: ``error`` for an allow rule, ``warning`` for an approval rule.
-        problem: What is wrong and how to mend it.
-    """
-
-    level: Level
-    rule: PolicyRule
-    severity: Literal["error", "warning"]
-    problem: str
-
-
-# --- the machine ----------------------------------------------------------------------------------
-
-
-class _State(NamedTuple):
-    """How far a decision has come.
-
-    ``lenient`` is the effective decision as the reference keeps it, which compares with ``deny``
-    alone; it only serves to count warnings as the reference does.
-    """
-
-    effective: Decision
-    declared: bool
-    denied: bool
-    approved: bool
-    lenient: Decision
-
-
-_STATES: Final = tuple(
-    _State(*values) for values in product(Decision, (False, True), (False, True), (False, True), Decision)
-)
-_NUMBER: Final = {state: number for number, state in enumerate(_STATES)}
-_START: Final = _NUMBER[_State(Decision.DENY, False, False, False, lenient=Decision.DENY)]
-
-
-class _Move(NamedTuple):
-    """Where a default or rule leads from a state; whether it took effect, and whether that warns."""
-
-    state: int
-    took_effect: bool
-    warns: bool
-
-
-def _not_looser(decision: Decision, state: _State) -> bool:
-    return _LOOSENESS[decision] <= _LOOSENESS[state.effective]
-
-
-def _after_first_default(state: _State, decision: Decision, loosens: bool) -> _Move:
-    return _Move(_NUMBER[state._replace(effective=decision, declared=True, lenient=decision)], True, False)
-
-
-def _after_default(state: _State, decision: Decision, loosens: bool) -> _Move:
-    warns = decision is Decision.ALLOW and state.lenient is Decision.DENY and not loosens
-    took_effect = loosens or not state.declared or _not_looser(decision, state)
-    after = state._replace(
-        effective=decision if took_effect else state.effective,
-        declared=True,
-        lenient=state.lenient if warns else decision,
-    )
-    return _Move(_NUMBER[after], took_effect, warns)
-
-
-def _after_rule(state: _State, decision: Decision, loosens: bool) -> _Move:
-    kept = decision is not Decision.DENY and state.lenient is Decision.DENY and not loosens
-    took_effect = loosens or _not_looser(decision, state)
-    after = state._replace(lenient=state.lenient if kept else decision)
-    if took_effect:
-        after = after._replace(
-            effective=decision,
-            denied=state.denied or decision is Decision.DENY,
-            approved=state.approved or decision is Decision.APPROVAL_REQUIRED,
-        )
-    overruled = state.denied or (state.approved and decision is Decision.ALLOW)
-    return _Move(_NUMBER[after], took_effect and not overruled, kept and decision is Decision.ALLOW)
-
-
-def _outcome(state: _State) -> Decision:
-    if state.denied or state.effective is Decision.DENY:
-        return Decision.DENY
-    return Decision.APPROVAL_REQUIRED if state.approved else state.effective
-
-
-_Moves = tuple[_Move, ...]
-_Transition = Callable[[_State, Decision, bool], _Move]
-
-
-def _table(transition: _Transition) -> dict[tuple[Decision, bool], _Moves]:
-    return {
-        (decision, loosens): tuple(transition(state, decision, loosens) for state in _STATES)
-        for decision, loosens in product(Decision, (False, True))
-    }
-
-
-_FIRST_DEFAULT_MOVES: Final = _table(_after_first_default)
-_DEFAULT_MOVES: Final = _table(_after_default)
-_RULE_MOVES: Final = _table(_after_rule)
-_OUTCOMES: Final = tuple(_outcome(state) for state in _STATES)
-
-
-# --- programs -------------------------------------------------------------------------------------
-
-
-class _Step(NamedTuple):
-    test: Test | None
-    record: PolicyDecision | None
-    moves: _Moves
-    origin: tuple[int, int] | None
-
-
-class _Program(NamedTuple):
-    """Steps for one trigger and tool, and inputs that stand for all (``None``: too many)."""
-
-    steps: tuple[_Step, ...]
-    inputs: tuple[Json, ...] | None
-
-
-_MAX_INPUTS: Final = 32
-
-
-def _compile(layers: Sequence[PolicyLayer], trigger: str | None, tool_name: str | None) -> _Program:
-    steps: list[_Step] = []
-    conditions: list[When] = []
-    for at, layer in enumerate(layers):
-        if layer.default_decision is not None:
-            table = _DEFAULT_MOVES if at else _FIRST_DEFAULT_MOVES
-            moves = table[layer.default_decision, layer.allow_loosening]
-            steps.append(_Step(None, None, moves, None))
-        for position, rule in enumerate(layer.rules):
-            test = True if rule.when is None else rule.when.bind(tool_name)
-            if rule.trigger == trigger and test is not False:
-                conditions += [rule.when] if rule.when is not None else []
-                moves = _RULE_MOVES[rule.decision, layer.allow_loosening]
-                steps.append(_Step(None if test is True else test, _record(rule), moves, (at, position)))
-    return _Program(tuple(steps), representative_inputs(conditions, _MAX_INPUTS))
-
-
-def _record(rule: PolicyRule) -> PolicyDecision:
-    record = PolicyDecision(policy_id=rule.id, decision=rule.decision.value)
-    if rule.reason is not None:
-        record["reason"] = rule.reason
-    return record
+        return max(self.decisions, key=LOOSENESS.__getitem__)
 
 
 class CompiledPolicy:
-    """Layers, ready to decide; made by `compile_policy`, immutable."""
+    """Layers, ready to decide; made by `compile_policy`, immutable to those who ask it."""
 
     def __init__(self, layers: Iterable[PolicyLayer]) -> None:
-        self.layers: Final = tuple(sorted(layers, key=lambda layer: _LEVELS.index(layer.level)))
-        rules = [rule for layer in self.layers for rule in layer.rules]
-        parts = [part for rule in rules if rule.when is not None for part in rule.when.walk()]
-        tools = {part.tool_name for part in parts if isinstance(part, ToolNameEquals)}
-        self._programs: Final[Mapping[str, Mapping[str | None, _Program]]] = {
-            trigger: {tool: _compile(self.layers, trigger, tool) for tool in (None, *tools)}
-            for trigger in {rule.trigger for rule in rules}
+        self.layers: Final = tuple(sorted(layers, key=lambda layer: LEVELS.index(layer.level)))
+        triggers = {rule.trigger for layer in self.layers for rule in layer.rules}
+        self._files: Final[Mapping[str, RuleFile]] = {
+            trigger: RuleFile(entries(self.layers, trigger)) for trigger in triggers
         }
-        self._without_rules: Final = _compile(self.layers, None, None)
+        self._without_rules: Final = RuleFile(entries(self.layers, None))
+
+    @property
+    def environment_names(self) -> frozenset[str]:
+        """Names of the environment variables that rules ask about."""
+        whens = [rule.when for layer in self.layers for rule in layer.rules if rule.when is not None]
+        parts = (part for when in whens for part in when.walk())
+        return frozenset(part.comparison.name for part in parts if isinstance(part, Environment))
+
+    @property
+    def tool_names(self) -> frozenset[str]:
+        """The tools that rules name."""
+        return frozenset(name for file in self._files.values() for name in file.names)
+
+    def file(self, trigger: str) -> RuleFile:
+        """All that is looked at for a trigger."""
+        return self._files.get(trigger, self._without_rules)
+
+    def program(self, trigger: str, tool_name: str | None) -> Program:
+        """What is looked at for a trigger and a tool."""
+        return self.file(trigger).program(tool_name)
+
+    def likeness(self, trigger: str, tool_name: str) -> Hashable:
+        """What is the same for tools that every rule treats alike."""
+        return self.file(trigger).likeness(tool_name)
 
     def evaluate(self, context: PolicyContext) -> PolicyResult:
         """Decide one call.
@@ -285,56 +191,123 @@ class CompiledPolicy:
         Args:
             context: The call. For arguments that are not known yet see `evaluate_unknown_arguments`.
         """
-        state, warnings = _START, 0
+        state, warnings = START, 0
         decisions: list[PolicyDecision] = []
-        for test, record, moves, _ in self._program(context).steps:
-            if test is None or test(context):
-                if record is not None:
-                    decisions.append(record.copy())
-                state, _effect, warns = moves[state]
-                warnings += warns
-        return PolicyResult(_OUTCOMES[state], tuple(decisions), warnings)
+        doubts: tuple[str, ...] = ()
+        for entry in self.program(context.trigger, context.tool_name).candidates(context):
+            test = entry.test
+            truth = True if test is None else test(context)
+            if truth is False:
+                continue
+            _, _, moves, unsure, rule, _ = entry
+            doubt = None
+            if truth is None:
+                doubt = doubt_of(rule, context)
+                if unsure is None:
+                    doubts += (f"{rule.id if rule else 'a default'}: {doubt}",)
+                    continue
+                moves = unsure
+            if rule is not None:
+                decisions.append(rule.record(doubt))
+            state, _effect, warns = moves[state]
+            warnings += warns
+        return PolicyResult(OUTCOMES[state], tuple(decisions), warnings, doubts)
 
     def evaluate_unknown_arguments(self, context: PolicyContext) -> PolicyForecast:
         """Say what may be decided of a call whose arguments are not known.
 
-        The forecast never leaves out a decision that some input leads to. It is exact unless the
-        rules for the tool tell more than 32 kinds of input apart; then rules count as independent.
+        The forecast never leaves out a decision that some input leads to, nor one that an unknown value of
+        the metadata, the time or a budget leads to. It is exact unless conditions other than ``argument`` and
+        ``argument_equals`` are open, or those tell more than 32 kinds of input apart.
 
         Args:
             context: The call; its arguments are ignored.
         """
-        inputs = self._program(context).inputs
-        if inputs is not None:
-            results = (self.evaluate(replace(context, tool_arguments=input)) for input in inputs)
-            return PolicyForecast(frozenset(result.decision for result in results))
-        context = replace(context, tool_arguments=UNKNOWN_ARGUMENTS)
-        states = {_START}
-        for test, _, moves, _ in self._program(context).steps:
-            truth = True if test is None else test(context)
-            if truth is False:
-                continue
-            moved = {moves[state].state for state in states}
-            states = moved if truth else states | moved
-        return PolicyForecast(frozenset(_OUTCOMES[state] for state in states))
+        return self.outlook(context).forecast(context.tool_name)
 
-    def _program(self, context: PolicyContext) -> _Program:
-        by_tool = self._programs.get(context.trigger)
-        if by_tool is None:
-            return self._without_rules
-        return by_tool.get(context.tool_name, by_tool[None])
+    def outlook(self, context: PolicyContext) -> Outlook:
+        """What lies ahead of all tools in one context; see `evaluate_unknown_arguments`.
 
-    def _effective_rules(self) -> set[tuple[int, int]]:
-        """Rules (layer, position) that take effect for some tool and some outcome of the conditions."""
-        alive: set[tuple[int, int]] = set()
-        for program in (program for by_tool in self._programs.values() for program in by_tool.values()):
-            states = {_START}
-            for test, _, moves, origin in program.steps:
-                if origin is not None and any(moves[state].took_effect for state in states):
-                    alive.add(origin)
-                moved = {moves[state].state for state in states}
-                states = moved if test is None else states | moved
-        return alive
+        Args:
+            context: As far as it is known; its tool and arguments are ignored.
+        """
+        return Outlook(self, context)
+
+
+class Outlook:
+    """Forecasts for many tools in one context; what rules that name no tool say is asked once."""
+
+    def __init__(self, policy: CompiledPolicy, context: PolicyContext) -> None:
+        self._file: Final = policy.file(context.trigger)
+        self._context: Final = context
+        self._shared: list[tuple[Entry, bool | None]] | None = None
+
+    def forecast(self, tool_name: str | None) -> PolicyForecast:
+        """What may be decided of a tool."""
+        program = self._file.program(tool_name)
+        bound = self._outcomes(program, tool_name, UNKNOWN_ARGUMENTS)
+        inputs = program.inputs if len(bound) > 1 else None
+        if inputs is None:
+            return PolicyForecast(bound)
+        found: frozenset[Decision] = frozenset()
+        for each in inputs:
+            found |= self._outcomes(program, tool_name, each)
+            if len(found) == len(bound):
+                break
+        return PolicyForecast(found)
+
+    def _outcomes(self, program: Program, tool_name: str | None, arguments: Any) -> frozenset[Decision]:
+        """What may be decided under some arguments; open conditions count as independent."""
+        context = self._context.with_input(tool_name, arguments)
+        if arguments is not UNKNOWN_ARGUMENTS or self._file.reads_name:
+            shared = sorted(program.shared.answers(context), key=_order)
+        else:
+            if self._shared is None:
+                self._shared = sorted(program.shared.answers(context), key=_order)
+            shared = self._shared
+        own = program.own.answers(context)
+        states = {START}
+        for entry, truth in sorted(shared + own, key=_order) if own else shared:
+            moved = {entry.moves[state].state for state in states}
+            if truth is None:
+                moved |= states
+                if entry.unsure is not None and entry.unsure is not entry.moves:
+                    moved |= {entry.unsure[state].state for state in states}
+            states = moved
+        return frozenset(OUTCOMES[state] for state in states)
+
+
+def _order(answer: tuple[Entry, bool | None]) -> int:
+    return answer[0].order
+
+
+def entries(layers: Iterable[PolicyLayer], trigger: str | None) -> Iterator[tuple[Entry, When | None]]:
+    """The defaults and the rules of a trigger, in the order in which they count, with their conditions."""
+    order = 0
+    for at, layer in enumerate(layers):
+        if layer.default_decision is not None:
+            table = DEFAULT_MOVES if at else FIRST_DEFAULT_MOVES
+            moves = table[layer.default_decision, layer.allow_loosening]
+            yield Entry(order, None, moves, None, None, at), None
+        order += 1
+        for rule in layer.rules:
+            if rule.trigger == trigger:
+                yield _entry(order, rule, layer, at), rule.when
+            order += 1
+
+
+def _entry(order: int, rule: PolicyRule, layer: PolicyLayer, at: int) -> Entry:
+    if rule.mode == "log_only":
+        return Entry(order, None, NO_MOVES, NO_MOVES, rule, at)
+    moves = RULE_MOVES[rule.decision, layer.allow_loosening]
+    unsure = None if rule.decision is Decision.ALLOW else RULE_MOVES[rule.decision, False]
+    return Entry(order, None, moves, unsure, rule, at)
+
+
+def doubt_of(rule: PolicyRule | None, context: PolicyContext) -> str:
+    """Why a rule's condition is neither true nor false of a call."""
+    parts = rule.when.walk() if rule is not None and rule.when is not None else iter(())
+    return "; ".join(dict.fromkeys(why for part in parts if (why := part.doubt(context)) is not None))
 
 
 def compile_policy(layers: Iterable[PolicyLayer]) -> CompiledPolicy:
@@ -344,31 +317,3 @@ def compile_policy(layers: Iterable[PolicyLayer]) -> CompiledPolicy:
         layers: In any order; layers of the same level keep theirs.
     """
     return CompiledPolicy(layers)
-
-
-def find_dead_rules(policy: CompiledPolicy) -> tuple[DeadRule, ...]:
-    """Find allow rules (errors) and approval rules (warnings) that can never take effect.
-
-    Conditions count as open, except those on the tool's name; a rule that is reported has no effect on
-    any call.
-    """
-    alive = policy._effective_rules()
-    return tuple(
-        _dead_rule(layer, rule)
-        for at, layer in enumerate(policy.layers)
-        for position, rule in enumerate(layer.rules)
-        if rule.decision is not Decision.DENY and (at, position) not in alive
-    )
-
-
-def _dead_rule(layer: PolicyLayer, rule: PolicyRule) -> DeadRule:
-    what = f"rule {rule.id!r} of the {layer.level} layer ({rule.decision}) can never take effect: "
-    if layer.allow_loosening:
-        problem = what + "its condition never holds, or a rule before it is final; remove one of the two"
-    else:
-        problem = what + (
-            "what is decided before it is stricter, and the layer may not loosen it; "
-            f"set allow_loosening: true on the {layer.level} layer, or remove the rule"
-        )
-    severity: Literal["error", "warning"] = "error" if rule.decision is Decision.ALLOW else "warning"
-    return DeadRule(layer.level, rule, severity, problem)

@@ -6,13 +6,15 @@ workspace file that this process loaded; what the caller, a message or the model
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import os
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from functools import cached_property
 from typing import Any
 
 from runtime.core.chain import Content, call_digest
-from runtime.core.intents import forecast, intent_layer
+from runtime.core.intents import intent_layer
 from runtime.core.model import (
     TURN_TOOL,
     Decision,
@@ -24,13 +26,20 @@ from runtime.core.model import (
     ToolOutput,
 )
 from runtime.core.policy import (
-    ON_TOOL_REQUEST,
     CompiledPolicy,
     PolicyContext,
+    PolicyResult,
     compile_policy,
+    enforced,
 )
-from runtime.core.scopes import ScopeGrant, grant_scopes, intersect
+from runtime.core.predicates import intent_of
+from runtime.core.scope_grant import ScopeGrant, ScopeRule, compile_grant
+from runtime.core.scopes import intersect
+from runtime.core.value_conditions import Environment
 from runtime.errors import ConfigurationError, ErrorCode, InvalidInput
+from runtime.kernel.listing import Capability, Forecasts, GovernedTool
+from runtime.kernel.listing import policy_context as policy_context  # what policy is shown of a call
+from runtime.kernel.policy_hooks import PolicyHooks
 from runtime.kernel.verdict import Call, Grant, Verdict, VerdictKind, reasons
 from runtime.store.ids import new_id
 from runtime.tools.declare import ToolDefinition
@@ -38,32 +47,6 @@ from runtime.tools.registry import ToolRegistry
 from runtime.workspace import Workspace
 
 TURN_DESCRIPTION = "Make one governed model call and return its normalised output."
-
-
-@dataclass(frozen=True, slots=True)
-class Capability:
-    """What a listing says of a tool itself."""
-
-    name: str
-    description: str
-    input_schema: dict[str, Any] | None = None
-
-
-@dataclass(frozen=True, slots=True)
-class GovernedTool:
-    """One entry of a governed listing.
-
-    Attributes:
-        capability: Name, description and input schema.
-        decision: The loosest decision that some input may lead to.
-        depends_on_input: Whether the decision can vary with the input or the intent.
-        scopes: What a call would be granted.
-    """
-
-    capability: Capability
-    decision: Decision
-    depends_on_input: bool
-    scopes: tuple[Scope, ...]
 
 
 class ToolHost:
@@ -78,6 +61,7 @@ class ToolHost:
         self.workspace = workspace
         self.registry = registry
         self._policies: dict[str | None, CompiledPolicy] = {}
+        self._hooks = PolicyHooks.load(workspace.file.policies.entry_points, workspace.base_dir)
 
     @cached_property
     def _intents(self) -> Any:
@@ -124,13 +108,21 @@ class ToolHost:
         return _Decision(self, call, content, tool, effect, tuple(required), scopes).verdict()
 
     def _grant(self, ctx: ExecutionContext, tool: ToolDefinition | None, required: Any) -> ScopeGrant:
-        lane = self._lane_scopes(ctx)
         if tool is None:
             # The task's scopes bound tools; a turn is bounded by its profile's hosts.
-            return grant_scopes(self.workspace.allowed_scopes, lane, None, required)
-        return grant_scopes(
-            self.workspace.allowed_scopes, lane, ctx.allowed_scopes, required, tool.scopes_mode
-        )
+            return compile_grant(self.workspace.allowed_scopes, self._lane_scopes(ctx), required).under(None)
+        key = (ctx.lane_id, tool.name)
+        rule = self._scope_rules.get(key)
+        if rule is None:
+            lane = self._lane_scopes(ctx)
+            rule = compile_grant(self.workspace.allowed_scopes, lane, required, tool.scopes_mode)
+            self._scope_rules[key] = rule
+        return rule.under(ctx.allowed_scopes)
+
+    @cached_property
+    def _scope_rules(self) -> dict[tuple[str | None, str], ScopeRule]:
+        """By lane and tool, which both come from the workspace file and are few."""
+        return {}
 
     def _lane_scopes(self, ctx: ExecutionContext) -> tuple[Scope, ...] | None:
         return None if ctx.lane_id is None else self.workspace.lane(ctx.lane_id).allowed_scopes
@@ -151,6 +143,40 @@ class ToolHost:
             compiled = self._policies[lane_id] = compile_policy(layers)
         return compiled
 
+    @cached_property
+    def _environment(self) -> Mapping[str, str]:
+        """The variables that rules ask about, as this process had them first; never those of secrets."""
+        lanes = [lane.policies for lane in self.workspace.file.lanes if lane.policies is not None]
+        rules = [rule for part in (self.workspace.file.policies, *lanes) for rule in part.rules]
+        parts = [part for rule in rules if rule.when is not None for part in rule.when.walk()]
+        names = {part.comparison.name for part in parts if isinstance(part, Environment)}
+        names -= self.workspace.secret_variables
+        return {name: os.environ[name] for name in names if name in os.environ}
+
+    def judge(self, call: Call) -> PolicyResult:
+        """What policy decides of a call: the rules first, then the workspace's own functions."""
+        context = self.policy_context(call)
+        result = self.policy(call.ctx.lane_id).evaluate(context)
+        return self._hooks.tighten(result, context) if self._hooks.functions else result
+
+    def policy_context(self, call: Call) -> PolicyContext:
+        """What policy is shown of a call: the intent and the counters are the journal's, not the caller's."""
+        metadata = {
+            **call.ctx.metadata,
+            "agent_intent": intent_of({"agent_intent": call.intent}),
+            "agent_turn_index": call.turn_index,
+            "agent_tool_call_count": call.tool_calls,
+        }
+        return policy_context(
+            call.ctx,
+            call.tool_name,
+            call.input,
+            metadata,
+            now=datetime.fromtimestamp(call.now / 1000, UTC),
+            environment=self._environment,
+            budget={"turns": call.turn_index, "tool_calls": call.tool_calls},
+        )
+
     def digest_of(self, call: Call, request_id: str) -> str:
         """The digest of one exact call, to which a grant is bound."""
         tool = self.registry.get(call.tool_name)
@@ -170,17 +196,23 @@ class ToolHost:
     def list_governed_tools(self, ctx: ExecutionContext) -> list[GovernedTool]:
         """List the tools that some input could call in a context, in the order of registration.
 
-        Tools whose scopes do not fit, and tools that policy denies whatever their input, are left out.
+        Tools whose scopes do not fit, and tools that policy denies whatever their input, are left out. What
+        is listed without ``depends_on_input`` is decided so at every call. A context that states an intent is
+        listed under it, as its calls are decided, even if it is blank or unknown; where it states none and
+        intents are configured, every listed tool depends on the one that the model chooses.
         """
         return list(self._listing(ctx))
 
     def _listing(self, ctx: ExecutionContext) -> Iterator[GovernedTool]:
         policy = self.policy(ctx.lane_id)
+        forecasts = Forecasts(
+            policy, ctx, self._intents, self._environment, hooked=bool(self._hooks.functions)
+        )
         for tool in self.registry:
             scopes = self._grant(ctx, tool, tool.scopes)
             if scopes.denied:
                 continue
-            found = forecast(policy, policy_context(ctx, tool.name, None, ctx.metadata), self._intents)
+            found = forecasts.of(tool.name)
             if found.listed:
                 yield GovernedTool(
                     Capability(tool.name, tool.description, tool.input_schema),
@@ -188,21 +220,6 @@ class ToolHost:
                     found.depends_on_input,
                     scopes.granted,
                 )
-
-
-def policy_context(
-    ctx: ExecutionContext, tool_name: str, arguments: Any, metadata: dict[str, Any]
-) -> PolicyContext:
-    """What policy is shown of a call."""
-    return PolicyContext(
-        trigger=ON_TOOL_REQUEST,
-        run_id=ctx.run_id,
-        task_id=ctx.task_id,
-        tool_name=tool_name,
-        tool_arguments=arguments,
-        execution_metadata=metadata,
-        allowed_intents=ctx.allowed_intents,
-    )
 
 
 def _turn_scopes(network: tuple[str, ...]) -> tuple[Scope, ...]:
@@ -289,21 +306,10 @@ class _Decision:
 
     def _policy_verdict(self) -> Verdict:
         call = self.call
-        metadata = {
-            **call.ctx.metadata,
-            "agent_intent": call.intent,
-            "agent_turn_index": call.turn_index,
-            "agent_tool_call_count": call.tool_calls,
-        }
-        result = self.host.policy(call.ctx.lane_id).evaluate(
-            policy_context(call.ctx, call.tool_name, call.input, metadata)
-        )
+        result = self.host.judge(call)
         self.decisions = result.decisions
         if result.decision is Decision.DENY:
-            why = reasons(result.decisions, "deny") or (
-                "no rule and no intent allows it; add the tool to an intent's allow_tools, "
-                "or write an allow rule"
-            )
+            why = reasons(enforced(result.decisions), "deny") or _unallowed(result.doubts)
             return self._no(
                 ErrorCode.POLICY_DENIED,
                 f"{call.tool_name} is denied under intent {call.intent!r}: {why}",
@@ -374,7 +380,7 @@ class _Decision:
     def _park(self) -> Verdict:
         call = self.call
         request_id = new_id("apr")
-        asked = [item for item in self.decisions if item["decision"] == "approval_required"]
+        asked = [item for item in enforced(self.decisions) if item["decision"] == "approval_required"]
         why = reasons(asked, "approval_required") or "policy requires it by default"
         return Verdict(
             kind=VerdictKind.PARK,
@@ -412,6 +418,12 @@ class _Decision:
             request_id=grant.request_id if grant else None,
             digest=grant.digest if grant else None,
         )
+
+
+def _unallowed(doubts: tuple[str, ...]) -> str:
+    """What to say of a denial that no rule made."""
+    text = "no rule and no intent allows it; add the tool to an intent's allow_tools, or write an allow rule"
+    return f"{text} (left out for doubt: {'; '.join(doubts)})" if doubts else text
 
 
 def _shown(scope: Scope) -> str:

@@ -7,7 +7,8 @@ import pytest
 from runtime.core.conditions import PolicyContext
 from runtime.core.intents import forecast, intent_layer, parse_intents, reachable
 from runtime.core.model import TURN_TOOL, Decision
-from runtime.core.policy import PolicyLayer, compile_policy, find_dead_rules
+from runtime.core.policy import PolicyLayer, compile_policy
+from runtime.core.policy_check import find_dead_rules
 from runtime.errors import ConfigurationError
 
 INTENTS = parse_intents(
@@ -75,6 +76,7 @@ def test_before_the_intent_is_chosen_a_tool_is_forecast_over_all_of_them():
     assert forecast(policy, call("mail:send"), INTENTS).decisions == {
         Decision.ALLOW,
         Decision.APPROVAL_REQUIRED,
+        Decision.DENY,
     }
     assert not forecast(policy, call("files:write"), INTENTS).listed
     assert not forecast(policy, call("mail:purge", allowed_intents=("scheduling",)), INTENTS).listed
