@@ -18,9 +18,12 @@ from bench import (
     idle_memory,
     long_session,
     parked,
+    policy,
+    scopes,
     step_costs,
     step_to_step,
     steps_per_second,
+    verify,
     wakeups,
 )
 from bench.figure import BenchFailed, Figure, Line
@@ -36,6 +39,9 @@ FIGURES: tuple[Figure, ...] = (
     parked.FIGURE,
     wakeups.FIGURE,
     long_session.FIGURE,
+    policy.FIGURE,
+    scopes.FIGURE,
+    verify.FIGURE,
 )
 
 

@@ -7,16 +7,17 @@ import logging
 import os
 from collections.abc import Iterable, Mapping
 from contextlib import ExitStack
+from datetime import timedelta
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
 from celery import Celery
 
-from runtime.core.chain import Verification
+from runtime.core.chain import Content, Verification
 from runtime.core.model import ExecutionContext, ToolOutput, WorkflowNode
 from runtime.engine import host
-from runtime.engine.approvals import Answer, Resolution, resolve
+from runtime.engine.approvals import Resolution, resolve
 from runtime.engine.executor import Executor
 from runtime.engine.forks import fork_session
 from runtime.engine.handle import SessionHandle, TurnHandle
@@ -26,7 +27,9 @@ from runtime.engine.leases import Leases
 from runtime.engine.parts import Parts, ToolRunner
 from runtime.engine.resuming import resume_session
 from runtime.engine.sessions import Definition, start_session
-from runtime.errors import InvalidInput
+from runtime.engine.standing import NewGrant, end_grant, make_grant
+from runtime.engine.votes import Answer
+from runtime.errors import ConfigurationError, InvalidInput
 from runtime.kernel.tool_host import ToolHost
 from runtime.live.application import check_application
 from runtime.live.hints import Hint, Publisher
@@ -39,6 +42,7 @@ from runtime.store import workspaces
 from runtime.store.approvals import Approval, list_approvals
 from runtime.store.engine import Database
 from runtime.store.evidence import verify_session
+from runtime.store.grants import StandingGrant, list_grants
 from runtime.store.migrate import ensure_schema
 from runtime.tools.declare import ToolDefinition
 from runtime.tools.process import ToolSetup
@@ -47,6 +51,9 @@ from runtime.tools.runner import InProcessRunner, ProcessRunner
 from runtime.workspace import Workspace, load_workspace
 
 logger = logging.getLogger(__name__)
+
+UNSET: Any = object()
+"""Stands for an argument that was not given, where ``None`` is a value."""
 
 
 class AgentRuntime:
@@ -60,8 +67,16 @@ class AgentRuntime:
         tool_host: The kernel; `tool_host.list_governed_tools(ctx)` lists what a context may call.
     """
 
-    def __init__(self, parts: Parts, workspace: Workspace, registry: ToolRegistry) -> None:
+    def __init__(
+        self,
+        parts: Parts,
+        workspace: Workspace,
+        registry: ToolRegistry,
+        *,
+        answers_established_by: str = "asserted",
+    ) -> None:
         self.parts = parts
+        self._answers_established_by = answers_established_by
         self.settings = parts.settings
         self.workspace = workspace
         self.registry = registry
@@ -82,6 +97,7 @@ class AgentRuntime:
         environ: Mapping[str, str] | None = None,
         tool_processes: bool = False,
         provider: ProviderClient | None = None,
+        answers_established_by: str = "asserted",
     ) -> AgentRuntime:
         """Attach to a database, a Redis and a workspace file. Nothing is started.
 
@@ -100,6 +116,9 @@ class AgentRuntime:
             environ: Where model keys are read; default: the process's environment.
             tool_processes: Run tools in processes of their own, as workers do.
             provider: Makes the model calls, for example over another transport; default: over the network.
+            answers_established_by: How it is known who answers approval requests through this object:
+                ``asserted`` (the caller says so), or ``http-auth`` where the application authenticates
+                people itself and passes no other names on. Each answer's evidence says it.
 
         Raises:
             ConfigurationError: If a setting, the workspace file or a tool is wrong, or ``celery_app`` cannot
@@ -108,6 +127,11 @@ class AgentRuntime:
         """
         if celery_app is not None:
             check_application(celery_app)
+        if answers_established_by not in ("asserted", "http-auth"):
+            raise ConfigurationError(
+                f"answers_established_by is {str(answers_established_by)[:40]!r}; say 'http-auth' where the "
+                "application authenticates who answers, else leave it out"
+            )
         settings = settings or Settings.load(
             database_url=database_url,
             redis_url=redis_url,
@@ -141,7 +165,7 @@ class AgentRuntime:
                 workspaces.activate_first(database, loaded.hash, str(loaded.path))
             sweep_crashed(parts)
             unless_opened.pop_all()
-        return cls(parts, loaded, registry)
+        return cls(parts, loaded, registry, answers_established_by=answers_established_by)
 
     # --- host-driven ------------------------------------------------------------------------------
 
@@ -184,9 +208,14 @@ class AgentRuntime:
         approved: bool,
         approved_by: str,
         reason: str | None = None,
-        established_by: str = "asserted",
+        input: Any = UNSET,
+        response: Any = UNSET,
+        digest: str | None = None,
     ) -> Resolution:
-        """Answer an approval request; the first answer wins, and the approved call itself runs.
+        """Answer an approval request; the answer that decides wins, and the approved call itself runs.
+
+        One answer decides, unless the request's rule asks for more people who say the same; one denial always
+        does. `Resolution.status` says whether the request still waits.
 
         Who answers is by nature somebody else than who asked, so no principal of the session is required:
         an answer shows nothing of the session but its id and the tool's name.
@@ -194,15 +223,70 @@ class AgentRuntime:
         Args:
             request_id: The request.
             approved: Whether the call may run.
-            approved_by: The principal who answers.
+            approved_by: The principal who answers; how that is known was said to `open`.
             reason: Why; it is kept, and told to the model.
-            established_by: How it is known who answers: ``asserted``, ``os-user`` or ``http-auth``.
+            input: An input with which the call is to run instead of its own; it is checked and decided anew.
+            response: An output that stands in for the call, which does not run then.
+            digest: The digest of the call that was looked at, so that no other one is answered.
 
         Raises:
-            ApprovalRefused: If the request is unknown, answered, expired or cancelled.
-            InvalidInput: If the answer does not say which request, whether, who, or how that is known.
+            ApprovalRefused: If the request is unknown, answered, expired or cancelled, is about another call,
+                or does not take this person's answer; its ``code`` says which.
+            InvalidInput: If the answer does not say which request, whether or who, or is no plain JSON.
         """
-        return resolve(self.parts, Answer(request_id, approved, approved_by, established_by, reason))
+        answer = Answer(
+            request_id,
+            approved,
+            approved_by,
+            self._answers_established_by,
+            reason,
+            None if input is UNSET else Content.of(input),
+            None if response is UNSET else Content.of(response),
+            digest,
+        )
+        return resolve(self.parts, answer)
+
+    def grant_standing(
+        self,
+        tool: str | Iterable[str],
+        *,
+        uses: int,
+        expires_in: timedelta | str,
+        granted_by: str,
+        where: Mapping[str, Any] | None = None,
+        reason: str | None = None,
+    ) -> StandingGrant:
+        """Approve beforehand the calls that fit, so many times and so long.
+
+        Each use counts as the answer of who made the grant, under the request's own rule, and lets one exact
+        call run; policy decides that call again, so a deny is never overridden.
+
+        Args:
+            tool: A tool's name, or patterns with ``*``, ``?`` and ``[...]``.
+            uses: How many calls may run.
+            expires_in: For how long, such as ``8h``.
+            granted_by: The principal who grants; how that is known was said to `open`.
+            where: What the input must be like, as a condition of policy rules on the arguments.
+            reason: Why.
+
+        Raises:
+            InvalidInput: If anything of it cannot be used.
+        """
+        tools = (tool,) if isinstance(tool, str) else tuple(tool)
+        by = self._answers_established_by
+        return make_grant(self.parts, NewGrant(tools, where, uses, expires_in, granted_by, by, reason))
+
+    def revoke_standing(self, grant_id: str, *, revoked_by: str) -> StandingGrant:
+        """End a standing grant; calls that it let run are not affected.
+
+        Raises:
+            InvalidInput: If there is no such grant.
+        """
+        return end_grant(self.parts, grant_id, revoked_by)
+
+    def standing_grants(self, *, active: bool = True) -> list[StandingGrant]:
+        """Standing grants, the newest first; without ``active`` also those that let nothing more run."""
+        return list_grants(self.parts.database, active=active)
 
     def approvals(self, session_id: str | None = None, status: str | None = "pending") -> list[Approval]:
         """Approval requests, those that expire first first.
@@ -467,6 +551,14 @@ class AgentRuntime:
     async def aresolve_approval(self, **answer: Any) -> Resolution:
         """`resolve_approval` without blocking the event loop."""
         return await asyncio.to_thread(lambda: self.resolve_approval(**answer))
+
+    async def agrant_standing(self, tool: str | Iterable[str], **grant: Any) -> StandingGrant:
+        """`grant_standing` without blocking the event loop."""
+        return await asyncio.to_thread(lambda: self.grant_standing(tool, **grant))
+
+    async def arevoke_standing(self, grant_id: str, *, revoked_by: str) -> StandingGrant:
+        """`revoke_standing` without blocking the event loop."""
+        return await asyncio.to_thread(lambda: self.revoke_standing(grant_id, revoked_by=revoked_by))
 
     async def aenqueue_turn(
         self, input: Mapping[str, Any], ctx: ExecutionContext | Mapping[str, Any], **options: Any

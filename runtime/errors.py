@@ -106,10 +106,12 @@ class SessionConflict(AgentRuntimeError):
 
 
 class ApprovalRefused(AgentRuntimeError):
-    """An answer to an approval request came twice, late, or for a changed call.
+    """An answer to an approval request came twice, late, for a changed call, or from whom it does not take.
 
-    Its ``code`` is one of ``not_found``, ``already_resolved``, ``expired``, ``already_consumed``,
-    ``action_digest_mismatch``, ``cancelled``.
+    Its ``code`` says why: ``not_found``, ``already_resolved``, ``expired``, ``cancelled``; ``already_voted``,
+    ``not_authenticated``, ``not_an_approver``, ``separation_of_duty``; ``action_digest_mismatch``,
+    ``not_editable``, ``not_answerable``, ``invalid_output``; of an edited call, the kernel's code in lower
+    case, such as ``policy_denied`` or ``invalid_input``.
     """
 
     code = "APPROVAL_REFUSED"

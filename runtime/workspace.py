@@ -119,10 +119,12 @@ class Workspace:
 
     @property
     def secret_variables(self) -> frozenset[str]:
-        """Names of the environment variables that hold model keys and addresses; no tool gets them."""
+        """Names of the environment variables that hold keys, addresses and secrets; no tool gets them."""
         names = {"AGENT_RUNTIME_API_KEY", "AGENT_RUNTIME_BASE_URL"}
         for profile in self.models.values():
             names |= {name for name in (profile.api_key_env, profile.base_url_env) if name}
+        if self.approvals.webhook is not None:
+            names.add(self.approvals.webhook.secret_env)
         return frozenset(names)
 
     def lane(self, lane_id: str) -> Lane:

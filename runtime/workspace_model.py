@@ -13,6 +13,7 @@ from runtime.core.intents import Intent
 from runtime.core.model import Decision, Frozen, Scope
 from runtime.core.policy import PolicyRule
 from runtime.core.profile import ModelProfile
+from runtime.core.quorum import ApprovalRule, Requirement, fits_tool
 from runtime.core.timetable import Overlap, Timetable, check_cron
 
 Name = Annotated[str, Field(min_length=1, pattern=r"^\S(.*\S)?$")]
@@ -56,11 +57,75 @@ class ToolsConfig(Frozen):
     mcp_servers: dict[Name, McpServer] = Field(default_factory=dict)
 
 
+class Webhook(Frozen):
+    """Where the outside is told of approval requests.
+
+    Attributes:
+        url: Address that is posted to.
+        secret_env: Environment variable with the secret that signs what is posted.
+    """
+
+    url: Annotated[str, Field(pattern=r"^https?://[^/\s]+\S*$")]
+    secret_env: Name
+
+
 class ApprovalsConfig(Frozen):
-    """How long a question waits, and whether an approval that any reachable intent requires is kept."""
+    """How approvals are asked for, and who may answer.
+
+    Attributes:
+        expires_after: How long a question waits before it is denied by default.
+        sticky_approvals: Whether an approval that any reachable intent requires is kept.
+        rules: Who has to answer for which tools; the first that names the tool counts, and without one
+            anybody's answer is enough.
+        roles: The principals who hold each role.
+        webhook: Who is told of new, escalated and answered requests; None for nobody.
+    """
 
     expires_after: Duration = timedelta(hours=24)
     sticky_approvals: bool = True
+    rules: tuple[ApprovalRule, ...] = Field(default=(), strict=False)
+    roles: dict[Name, Annotated[tuple[Name, ...], Field(strict=False, min_length=1)]] = Field(
+        default_factory=dict
+    )
+    webhook: Webhook | None = None
+
+    @model_validator(mode="after")
+    def _can_be_met(self) -> Self:
+        for index, rule in enumerate(self.rules):
+            named = (rule.approvers, rule.escalate and rule.escalate.approvers)
+            for role in (role for each in named if each for role in each.roles):
+                if role not in self.roles:
+                    raise ValueError(
+                        f"rules[{index}] names the role {role!r}, which nobody holds — add it to roles"
+                    )
+            second = rule.escalate
+            if second is not None and second.after >= (rule.expires_after or self.expires_after):
+                raise ValueError(
+                    f"rules[{index}] escalates when its requests have expired — shorten escalate.after, or "
+                    "lengthen expires_after"
+                )
+            asked = rule.requirement(self.roles)
+            possible = asked.may_answer(escalated=True)
+            if possible is not None and len(possible) < asked.quorum:
+                raise ValueError(
+                    f"rules[{index}] asks for {asked.quorum} people, and names {len(possible)} — "
+                    "lower quorum, or name more approvers"
+                )
+        return self
+
+    def rule_for(self, tool_name: str) -> ApprovalRule | None:
+        """The rule for requests about a tool, if there is one."""
+        return next((rule for rule in self.rules if fits_tool(rule.tools, tool_name)), None)
+
+    def requirement_for(self, tool_name: str) -> Requirement:
+        """What requests about a tool ask of those who answer."""
+        rule = self.rule_for(tool_name)
+        return Requirement() if rule is None else rule.requirement(self.roles)
+
+    def expires_after_ms(self, tool_name: str) -> int:
+        """After how many milliseconds a request about a tool is denied by default."""
+        rule = self.rule_for(tool_name)
+        return milliseconds((rule and rule.expires_after) or self.expires_after)
 
 
 class Schedule(Frozen):
@@ -164,10 +229,20 @@ class LanePolicies(Frozen):
     rules: tuple[PolicyRule, ...] = Field(default=(), strict=False)
 
 
+EntryPoint = Annotated[str, Field(pattern=r"^[A-Za-z_][\w.]*:[A-Za-z_]\w*$")]
+"""A function as ``module:function``."""
+
+
 class Policies(LanePolicies):
-    """The section ``policies``; what it does not mention is denied."""
+    """The section ``policies``; what it does not mention is denied.
+
+    Attributes:
+        default_decision: What holds where no rule says more.
+        entry_points: Functions that may tighten what the rules decide; see `runtime.kernel.policy_hooks`.
+    """
 
     default_decision: Annotated[Decision, Field(strict=False)] = Decision.DENY
+    entry_points: tuple[EntryPoint, ...] = Field(default=(), strict=False)
 
 
 class Lane(Frozen):

@@ -8,21 +8,21 @@ later, one at a time, each with the receipt that it rests on. Nothing is read he
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from runtime.core.canonical import canonical_json
-from runtime.core.chain import CONTROL_STEP, Problem, Receipt, call_digest, text_hash
+from runtime.core.chain import CONTROL_STEP, Problem, Receipt, call_digest
 from runtime.core.lifecycle import NODE_ENDED
 from runtime.core.model import NodeStatus
 
 RESOLVED = "approval_resolved"
+VOTED = "approval_vote"
+ESCALATED = "approval_escalated"
+REQUESTED = "approval_requested"
+"""What a call that parks says of the rule by which its request is to be answered; on the step's own chain."""
 SETTLED = "session_settled"
 CANCELLED = "session_cancelled"
-
-_ANSWERED = {"approved": "approved", "denied": "denied", "expired": "denied"}
-"""What the receipt of an answered request says, by the status of its row."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,6 +46,10 @@ class ControlNotes:
 
     Attributes:
         answers: Number of the first `RESOLVED` receipt of each request.
+        votes: Numbers of the `VOTED` receipts of each request.
+        rules: Hash of the rule that each request states.
+        escalated: Requests that more people were asked to answer.
+        edits: Hash of the input that each step was given by an edited approval.
         again: The first request that was answered a second time.
         settled: Number of the last `SETTLED` receipt.
         cancelled: Whether the session was ever cancelled.
@@ -56,6 +60,10 @@ class ControlNotes:
 
     answers: dict[str, int] = field(default_factory=dict)
     again: str | None = None
+    votes: dict[str, list[int]] = field(default_factory=dict)
+    rules: dict[str, str] = field(default_factory=dict)
+    escalated: set[str] = field(default_factory=set)
+    edits: dict[str, str] = field(default_factory=dict)
     settled: int | None = None
     cancelled: bool = False
     count: int = 0
@@ -71,16 +79,26 @@ class ControlNotes:
                 request_id = body_of(receipt).get("grant")
                 if isinstance(request_id, str):
                     self.grants.append(Granted(request_id, receipt.step_id, receipt.fence, receipt.n))
+            elif receipt.kind == REQUESTED:
+                body = body_of(receipt)
+                self.rules[str(body.get("request_id"))] = str(body.get("rule_hash"))
             yield receipt
 
     def _control(self, receipt: Receipt) -> None:
         self.count += 1
         self.head = receipt.hash
         if receipt.kind == RESOLVED:
-            request_id = str(body_of(receipt).get("request_id"))
+            body = body_of(receipt)
+            request_id = str(body.get("request_id"))
             if request_id in self.answers:
                 self.again = self.again or request_id
             self.answers.setdefault(request_id, receipt.n)
+            if isinstance(body.get("edited_input_hash"), str):
+                self.edits[str(body.get("step_id_asked"))] = body["edited_input_hash"]
+        elif receipt.kind == VOTED:
+            self.votes.setdefault(str(body_of(receipt).get("request_id")), []).append(receipt.n)
+        elif receipt.kind == ESCALATED:
+            self.escalated.add(str(body_of(receipt).get("request_id")))
         elif receipt.kind == SETTLED:
             self.settled = receipt.n
         elif receipt.kind == CANCELLED:
@@ -201,107 +219,7 @@ class EndCheck:
         )
 
 
-# --- approvals ------------------------------------------------------------------------------------
-
-
-@dataclass(frozen=True, slots=True)
-class Vote:
-    """One answer's row; ``reason`` is canonical JSON."""
-
-    principal: str
-    established_by: str
-    approved: bool
-    reason: str | None
-
-
-@dataclass(frozen=True, slots=True)
-class RecordedApproval:
-    """One request's row beside its votes.
-
-    Attributes:
-        input: The input that people are shown, as canonical JSON.
-        input_hash: Hash of the input of the step that asks; ``None`` if there is no such step.
-        resolved_by: Who answered.
-        reason: Why, as canonical JSON.
-    """
-
-    id: str
-    step_id: str
-    tool_name: str
-    digest: str
-    input: str
-    input_hash: str | None
-    status: str
-    resolved_by: str | None
-    reason: str | None
-    consumed_by: str | None
-    votes: Sequence[Vote]
-
-
-def approval_problem(
-    approval: RecordedApproval, receipt: Receipt | None, *, cancelled: bool
-) -> Problem | None:
-    """What in a request's row does not fit the receipt of its answer.
-
-    Args:
-        approval: The row and its votes.
-        receipt: The `RESOLVED` receipt of this request, if there is one.
-        cancelled: Whether the session was cancelled.
-    """
-    entry = f"approval {approval.id}"
-    if text_hash(approval.input) != approval.input_hash:
-        return Problem(entry, "the input that it shows is not that of the step that asks")
-    answer = _ANSWERED.get(approval.status)
-    if answer is None:
-        if receipt is not None or approval.votes:
-            return Problem(entry, f"it is {approval.status!r}, but was answered")
-        if approval.status == "cancelled" and not cancelled:
-            return Problem(entry, "it is cancelled, but its session never was")
-        return None
-    if receipt is None:
-        return Problem(entry, f"it is {approval.status!r}, but no receipt says so")
-    body = body_of(receipt)
-    if approval.status != "approved" and (approval.status == "expired") != (
-        body.get("established_by") == "kernel"
-    ):
-        return Problem(entry, f"it is {approval.status!r}, but its receipt says who answered otherwise")
-    stored = {
-        "status": answer,
-        "digest": approval.digest,
-        "tool_name": approval.tool_name,
-        "step_id_asked": approval.step_id,
-        "principal": approval.resolved_by,
-        "reason": approval.reason,
-    }
-    if name := _differs(stored, body):
-        return Problem(entry, f"its stored {name} does not match receipt {receipt.n} of the control chain")
-    return _vote_problem(approval, body, f"receipt {receipt.n} of the control chain")
-
-
-def _vote_problem(approval: RecordedApproval, body: Mapping[str, Any], receipt: str) -> Problem | None:
-    entry = f"approval {approval.id}"
-    if len(approval.votes) != 1:
-        return Problem(entry, f"it has {len(approval.votes)} answers, and {receipt} says one")
-    (vote,) = approval.votes
-    stored = {
-        "principal": vote.principal,
-        "established_by": vote.established_by,
-        "status": "approved" if vote.approved else "denied",
-        "reason": vote.reason,
-    }
-    name = _differs(stored, body)
-    return Problem(entry, f"the {name} of its answer does not match {receipt}") if name else None
-
-
-def _differs(stored: Mapping[str, str | None], body: Mapping[str, Any]) -> str | None:
-    """The first value that is not what a receipt says; a reason is stored as canonical JSON."""
-    for name, value in stored.items():
-        said = body.get(name)
-        if name == "reason" and said is not None:
-            said = canonical_json(said)
-        if value != said:
-            return name
-    return None
+# --- grants ---------------------------------------------------------------------------------------
 
 
 def grant_problem(

@@ -26,6 +26,7 @@ class RecordedStep:
         texts: The stored ``input``, ``output``, ``error`` and ``usage``: canonical JSON or ``None``.
         last: The receipt that ``head`` names, if it exists.
         started: Body of the ``tool_call_started`` receipt of the step's fence, if it exists.
+        edited: Hash of the input that a person gave it with an approval, as the control chain says.
     """
 
     id: str
@@ -41,6 +42,7 @@ class RecordedStep:
     transcript_digest: str
     last: Receipt | None
     started: str | None
+    edited: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,7 +71,8 @@ def step_problem(step: RecordedStep) -> Problem | None:
     if step.last.fence != step.fence:
         return Problem(step.id, f"its fence is {step.fence}, that of its last receipt {step.last.fence}")
     started = _body(step.started)
-    if step.input_hash is not None and started.get("input_hash", step.input_hash) != step.input_hash:
+    ran_with = started.get("input_hash", step.input_hash)
+    if step.input_hash is not None and step.input_hash not in (ran_with, step.edited):
         return Problem(step.id, "its stored input is not the one that its started receipt names")
     if step.last.kind != "tool_call_finished":
         return None  # it runs: what its row holds is of an earlier attempt, and counts for nothing

@@ -27,6 +27,7 @@ class StepEvent(StrEnum):
     LOSE = "lose"
     QUARANTINE = "quarantine"
     APPROVE = "approve"
+    ANSWER = "answer"
     RELEASE = "release"
     CANCEL = "cancel"
     RESUME = "resume"
@@ -55,9 +56,11 @@ STEP_TRANSITIONS: Mapping[tuple[StepStatus, StepEvent], StepStatus] = MappingPro
         (_S.RUNNING, _E.QUARANTINE): _S.QUARANTINED,
         (_S.RUNNING, _E.CANCEL): _S.CANCELLED,
         (_S.WAITING_APPROVAL, _E.APPROVE): _S.READY,
+        (_S.WAITING_APPROVAL, _E.ANSWER): _S.SUCCEEDED,
         (_S.WAITING_APPROVAL, _E.DENY): _S.DENIED,
         (_S.WAITING_APPROVAL, _E.CANCEL): _S.CANCELLED,
         (_S.IN_DOUBT, _E.SUCCEED): _S.SUCCEEDED,
+        (_S.IN_DOUBT, _E.ANSWER): _S.SUCCEEDED,
         (_S.IN_DOUBT, _E.FAIL): _S.FAILED,
         (_S.IN_DOUBT, _E.PARK): _S.WAITING_APPROVAL,
         (_S.IN_DOUBT, _E.RELEASE): _S.READY,

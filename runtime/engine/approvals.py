@@ -1,57 +1,49 @@
-"""Answering approval requests: one answer wins, and moves the step in the same transaction."""
+"""Answering approval requests: votes are counted, and the one that decides moves the step.
+
+Each answer is one short transaction under the session's lock: read the request and its step, then write the
+vote, its receipt in the control chain and, if it decides, what becomes of the step.
+"""
 
 from __future__ import annotations
 
+import logging
 import os
 import pwd
 from dataclasses import dataclass
 
-from sqlalchemy import Connection
+from sqlalchemy import text
 
-from runtime.core.canonical import canonical_json
-from runtime.core.chain import Chain, Receipt
-from runtime.core.messages import create_approval_resolution_message
-from runtime.core.model import StepStatus, ToolOutput
+from runtime.core.chain import Receipt
+from runtime.core.control_check import ESCALATED
 from runtime.core.text import check_name
+from runtime.engine import answering
+from runtime.engine.answering import Edit
+from runtime.engine.notifying import notify
 from runtime.engine.parts import Parts
-from runtime.engine.publishing import REPUBLISH_MS, step_hint
-from runtime.engine.record import answer_model, tool_result
-from runtime.engine.recording import Recording
-from runtime.errors import ApprovalRefused, ErrorCode, InvalidInput
-from runtime.live.hints import AdvanceHint, Hint
-from runtime.store.approvals import Approval, find_approval
+from runtime.engine.votes import ESTABLISHED_BY, KERNEL, Answer, Case
+from runtime.errors import ApprovalRefused, InvalidInput, StoreUnavailable
+from runtime.live.hints import Hint
+from runtime.store.approvals import Approval, find_approval, read_votes
 from runtime.store.crashpoints import Transition
 from runtime.store.sessions import StoredSession, add_control_receipt, lock_session_of
 from runtime.store.steps import LoadedStep, load_step_in
-from runtime.store.tables import ApprovalVoteRow
 from runtime.store.write import Change
 
-ESTABLISHED_BY = ("asserted", "os-user", "http-auth")
-"""How it may be known who answers: said by the caller, the system's user, or who logged in."""
+logger = logging.getLogger(__name__)
 
-
-@dataclass(frozen=True, slots=True)
-class Answer:
-    """What a person says to a request.
-
-    Attributes:
-        request_id: The request.
-        approved: Whether the call may run.
-        principal: Who answers.
-        established_by: How that is known: one of `ESTABLISHED_BY`, or ``kernel`` for its own answers.
-        reason: Why, in the person's words.
-    """
-
-    request_id: str
-    approved: bool
-    principal: str
-    established_by: str
-    reason: str | None = None
+ESCALATION_BATCH = 100
+"""How many requests one sweep escalates, each in a transaction of its own."""
 
 
 @dataclass(frozen=True, slots=True)
 class Resolution:
-    """The stored answer."""
+    """The stored answer.
+
+    Attributes:
+        status: What became of the request: ``approved``, ``denied`` or ``answered``, or still ``pending``.
+        votes: How many people have said this so far.
+        quorum: How many have to.
+    """
 
     request_id: str
     approved: bool
@@ -59,6 +51,9 @@ class Resolution:
     reason: str | None
     session_id: str
     tool_name: str
+    status: str
+    votes: int
+    quorum: int
 
 
 def os_user() -> str:
@@ -70,14 +65,18 @@ def os_user() -> str:
 
 
 def resolve(parts: Parts, answer: Answer) -> Resolution:
-    """Answer a request; the first answer wins.
+    """Answer a request: the answer that decides moves the call, one that does not is kept as a vote.
 
     Raises:
-        ApprovalRefused: If there is no such request, or it was answered, has expired or was cancelled;
-            nothing changes, and the message says who answered.
+        ApprovalRefused: If there is no such request, it was answered, has expired or was cancelled, the
+            person may not answer or has done so, or the call or its edited form may not run; nothing changes,
+            and the message says why.
         InvalidInput: If the answer does not say which request, whether, who, or how that is known.
     """
     _check(answer)
+    edit = None
+    if answer.input is not None:
+        edit = answering.decide_edit(parts, answer.request_id, answer.input)
     with parts.database.writing(Transition.RESOLVE) as connection:
         session = lock_session_of(parts.database, connection, answer.request_id)
         approval = find_approval(connection, answer.request_id)
@@ -87,9 +86,18 @@ def resolve(parts: Parts, answer: Answer) -> Resolution:
                 code="not_found",
             )
         _refuse_late(approval, session)
-        status = "approved" if answer.approved else "denied"
-        receipt, hints = _write_answer(parts, connection, session, approval, answer, status)
-    _tell(parts, approval, receipt, hints)
+        step = load_step_in(connection, parts.database, approval.step_id, "")
+        _refuse_other_call(parts, approval, step, answer, edit)
+        case = Case(parts, session, approval, step, answer, edit)
+        ballot = case.ballot(read_votes(connection, approval.request_id) if approval.votes else ())
+        if refusal := ballot.refusal(case.vote):
+            raise ApprovalRefused(
+                f"approval request {approval.request_id} takes no such answer: {refusal.text}",
+                code=refusal.code,
+            )
+        decided = ballot.completed_by(case.vote)
+        receipt, hints = case.write(connection, case.status if decided else "pending", ballot)
+    _tell(parts, approval, receipt, hints, decided=decided)
     return Resolution(
         approval.request_id,
         answer.approved,
@@ -97,12 +105,19 @@ def resolve(parts: Parts, answer: Answer) -> Resolution:
         answer.reason,
         approval.session_id,
         approval.tool_name,
+        case.status if decided else "pending",
+        ballot.count(case.vote.digest) + answer.approved,
+        ballot.requirement.quorum,
     )
 
 
-def _tell(parts: Parts, approval: Approval, receipt: Receipt, hints: list[Hint]) -> None:
+def _tell(parts: Parts, approval: Approval, receipt: Receipt, hints: list[Hint], *, decided: bool) -> None:
     parts.publisher.publish(hints)  # first, since the call waits for it
-    parts.live.announce(approval.session_id, approval.node_id, [receipt], resolved=[approval.request_id])
+    over = [approval.request_id] if decided else []
+    parts.live.announce(approval.session_id, approval.node_id, [receipt], resolved=over)
+
+
+# --- what is refused ------------------------------------------------------------------------------
 
 
 def _check(answer: Answer) -> None:
@@ -113,6 +128,11 @@ def _check(answer: Answer) -> None:
     if answer.established_by not in ESTABLISHED_BY:
         raise InvalidInput(
             f"established_by is {str(answer.established_by)[:40]!r}; give one of {', '.join(ESTABLISHED_BY)}"
+        )
+    given = [name for name in ("input", "response") if getattr(answer, name) is not None]
+    if len(given) > 1 or (given and not answer.approved):
+        raise InvalidInput(
+            f"{' and '.join(given)} cannot go with this answer; approve, and give one of the two at most"
         )
 
 
@@ -137,124 +157,29 @@ def _refuse_late(approval: Approval, session: StoredSession) -> None:
         )
 
 
-def _write_answer(
-    parts: Parts,
-    connection: Connection,
-    session: StoredSession,
-    approval: Approval,
-    answer: Answer,
-    status: str,
-) -> tuple[Receipt, list[Hint]]:
-    """Write an answer and move the step that waits, in one change; its receipt, and what to publish."""
-    step = load_step_in(connection, parts.database, approval.step_id, "")
-    change, hints = _move_step(parts, step, approval, answer, session.now)
-    receipt = _add_answer(change, session, approval, answer, status)
-    if not change.apply(connection):
+def _refuse_other_call(
+    parts: Parts, approval: Approval, step: LoadedStep | None, answer: Answer, edit: Edit | None
+) -> None:
+    """Refuse what was said of another call than the one that waits."""
+    looked_at = {answer.digest or approval.digest, edit.seen if edit is not None else approval.digest}
+    if looked_at != {approval.digest}:
         raise ApprovalRefused(
-            f"the call of approval request {approval.request_id} no longer waits", code="already_resolved"
+            f"the call of approval request {approval.request_id} is not the one that was looked at; look at "
+            "it again",
+            code="action_digest_mismatch",
         )
-    return receipt, hints
-
-
-def _move_step(
-    parts: Parts, step: LoadedStep | None, approval: Approval, answer: Answer, now: int
-) -> tuple[Change, list[Hint]]:
-    """Let the step run, or tell the model that it may not."""
-    if step is None or step.driver == "host" or step.approval_id != approval.request_id:
-        return Change(), []  # nothing waits: a host repeats its call by itself
-    hints: list[Hint] = [step_hint(step)]
-    change = Change()
-    if answer.approved:
-        _let_run(change, step, now)
-    else:
-        recording = _denied(parts, step, approval, answer, now)
-        change, hints = recording.change, [*recording.hints(), AdvanceHint(step.session_id)]
-    _node_runs_on(change, approval)
-    return change, hints
-
-
-def _add_answer(
-    change: Change, session: StoredSession, approval: Approval, answer: Answer, status: str
-) -> Receipt:
-    said = {"principal": answer.principal, "established_by": answer.established_by, "at": session.now}
-    reason = None if answer.reason is None else canonical_json(answer.reason)
-    change.guard(
-        "UPDATE approval SET status = :status, resolved_at = CAST(:now AS BIGINT), resolved_by = :by, "
-        "reason = :reason WHERE id = :id AND status = 'pending'",
-        status=status,
-        now=session.now,
-        by=answer.principal,
-        reason=reason,
-        id=approval.request_id,
-    )
-    vote = {"approval_id": approval.request_id, "approved": answer.approved, "reason": reason, **said}
-    change.insert(ApprovalVoteRow, [vote])
-    fields = {
-        "request_id": approval.request_id,
-        "status": "approved" if answer.approved else "denied",
-        "digest": approval.digest,
-        "tool_name": approval.tool_name,
-        "step_id_asked": approval.step_id,
-        "reason": answer.reason,
-        **said,
-    }
-    return add_control_receipt(change, session, "approval_resolved", fields)
-
-
-_WAITS = "status IN ('waiting_approval', 'in_doubt')"
-
-
-def _let_run(change: Change, step: LoadedStep, now: int) -> None:
-    change.guard(
-        "UPDATE step SET status = 'ready', due_at = CAST(:now AS BIGINT), "
-        f"publish_at = CAST(:publish AS BIGINT), reason = NULL WHERE id = :id AND {_WAITS}",
-        now=now,
-        publish=now + REPUBLISH_MS,
-        id=step.id,
-    )
-
-
-def _node_runs_on(change: Change, approval: Approval) -> None:
-    change.update(
-        "UPDATE node SET status = 'running', reason = NULL WHERE uid = :uid AND mode <> 'host' "
-        f"AND NOT EXISTS (SELECT 1 FROM step s WHERE s.node_uid = node.uid AND s.id <> :step AND s.{_WAITS})",
-        uid=approval.node_uid,
-        step=approval.step_id,
-    )
-
-
-def _denied(parts: Parts, step: LoadedStep, approval: Approval, answer: Answer, now: int) -> Recording:
-    """The record of a call that may not run; the model is told so."""
-    if approval.kind == "in_doubt":
-        status, reason = StepStatus.FAILED, "in_doubt"
-        output = ToolOutput.failed(
-            ErrorCode.TOOL_EXECUTION_FAILED,
-            f"{step.tool_name} was cut off and is not run again; whether it took effect is unknown",
-            {"reason": "in_doubt", "answered_by": answer.principal},
+    if answer.input is not None and edit is None:
+        raise ApprovalRefused(
+            f"no call waits for approval request {approval.request_id} that could be edited",
+            code="not_editable",
         )
-        message = tool_result(step, output)
-    else:
-        status, reason = StepStatus.DENIED, "denied"
-        message = create_approval_resolution_message(
-            request_id=approval.request_id,
-            approved=False,
-            approved_by=answer.principal,
-            reason=answer.reason,
-        )
-    # The step's chain is left as it is: the answer is in the control chain.
-    chain = Chain(step.id, step.fence, [step.head or ""], n=1)
-    recording = Recording(step, chain, parts.database.now_sql, now, held=False)
-    recording.change.guard(
-        "UPDATE step SET status = :status, reason = :reason, propagated = :done, "
-        f"finished_at = CAST(:now AS BIGINT) WHERE id = :id AND {_WAITS}",
-        status=status,
-        reason=reason,
-        done=step.siblings == 1,
-        now=now,
-        id=step.id,
-    )
-    answer_model(recording, dict(message))
-    return recording
+    if answer.response is not None:
+        answering.refuse_response(parts, approval, step, answer.response)
+    elif answer.approved and edit is None:
+        answering.refuse_changed(parts, approval, step)
+
+
+# --- what time does -------------------------------------------------------------------------------
 
 
 def expire(parts: Parts, request_id: str) -> bool:
@@ -273,7 +198,64 @@ def _expire(parts: Parts, request_id: str) -> bool:
             return False
         if approval.status != "pending" or approval.expires_at > session.now:
             return False
-        answer = Answer(request_id, False, "kernel:expiry", "kernel", "no answer came in time")
-        receipt, hints = _write_answer(parts, connection, session, approval, answer, "expired")
-    _tell(parts, approval, receipt, hints)
+        answer = Answer(request_id, False, "kernel:expiry", KERNEL, "no answer came in time")
+        step = load_step_in(connection, parts.database, approval.step_id, "")
+        receipt, hints = Case(parts, session, approval, step, answer).write(connection, "expired")
+    _tell(parts, approval, receipt, hints, decided=True)
+    return True
+
+
+def escalate_due(parts: Parts) -> int:
+    """Let the second group answer what nobody answered for a while; used by the sweep.
+
+    Returns:
+        How many requests were escalated.
+    """
+    database = parts.database
+    with database.reading() as connection:
+        due = connection.execute(
+            text(
+                "SELECT id FROM approval WHERE status = 'pending' "
+                f"AND escalate_at <= (SELECT {database.now_sql}) ORDER BY escalate_at LIMIT :batch"
+            ),
+            {"batch": ESCALATION_BATCH},
+        ).all()
+    return sum(_try_to_escalate(parts, row.id) for row in due)
+
+
+def _try_to_escalate(parts: Parts, request_id: str) -> bool:
+    """Escalate one request; one that cannot be escalated is left for later, and the others go on."""
+    try:
+        return _escalate(parts, request_id)
+    except StoreUnavailable:
+        raise
+    except ApprovalRefused:  # somebody answered just now
+        return False
+    except Exception:  # whatever it is, it concerns this request alone
+        logger.exception("approval request %s could not be escalated; it is tried again later", request_id)
+        return False
+
+
+def _escalate(parts: Parts, request_id: str) -> bool:
+    with parts.database.writing(Transition.OTHER) as connection:
+        session = lock_session_of(parts.database, connection, request_id)
+        approval = find_approval(connection, request_id)
+        if session is None or approval is None or approval.status != "pending":
+            return False
+        if approval.escalate_at is None or approval.escalate_at > session.now:
+            return False
+        change = Change()
+        change.guard(
+            "UPDATE approval SET escalate_at = NULL, escalated_at = CAST(:now AS BIGINT) "
+            "WHERE id = :id AND status = 'pending' AND escalate_at IS NOT NULL",
+            id=request_id,
+            now=session.now,
+        )
+        added = sorted(approval.requirement.escalate_to)
+        fields = {"request_id": request_id, "approvers_added": added, "at": session.now}
+        receipt = add_control_receipt(change, session, ESCALATED, fields)
+        notify(parts, change, "approval_escalated", approval, session.now, status="pending")
+        if not change.apply(connection):
+            raise ApprovalRefused(f"approval request {request_id} no longer waits", code="already_resolved")
+    parts.live.announce(approval.session_id, approval.node_id, [receipt])
     return True

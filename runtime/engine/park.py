@@ -2,23 +2,29 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import replace
 from typing import Any
 
 from runtime.core.canonical import canonical_json
-from runtime.core.chain import Chain
+from runtime.core.chain import Chain, Content
+from runtime.core.control_check import REQUESTED
 from runtime.core.lifecycle import StepEvent
-from runtime.core.model import Effect, NodeStatus, StepStatus, ToolOutput
+from runtime.core.model import Driver, Effect, NodeStatus, StepStatus, ToolOutput
+from runtime.core.quorum import Requirement
 from runtime.engine.calls import call_of, context_of
+from runtime.engine.notifying import announce
 from runtime.engine.outcome import CallResult, Outcome
 from runtime.engine.parts import Parts, worker_name
 from runtime.engine.recording import Recording, add_finish
+from runtime.engine.standing import answer_by_standing
 from runtime.engine.testimony import testify
 from runtime.errors import ErrorCode
 from runtime.kernel.verdict import Verdict
 from runtime.live.hints import AdvanceHint
 from runtime.store import journal
 from runtime.store.crashpoints import Transition
+from runtime.store.grants import has_active_grants
 from runtime.store.ids import new_id
 from runtime.store.rows import continuation_row
 from runtime.store.steps import LoadedStep
@@ -30,6 +36,10 @@ def park_step(parts: Parts, recording: Recording, verdict: Verdict, now: int) ->
     assert verdict.output is not None
     assert verdict.request_id is not None
     outcome = Outcome(verdict.output, CallResult.DENIED)
+    asked = _state_rule(parts, recording, verdict.request_id, now)
+    standing = recording.step.standing
+    if recording.step.driver == Driver.HOST:  # which is not loaded as workers' steps are
+        standing = has_active_grants(parts.database)
     add_finish(recording, outcome, list(verdict.decisions))
     recording.end(
         StepEvent.PARK, StepStatus.WAITING_APPROVAL, outcome,
@@ -38,9 +48,11 @@ def park_step(parts: Parts, recording: Recording, verdict: Verdict, now: int) ->
     _ask(
         parts, recording, kind="call", request_id=verdict.request_id, digest=verdict.digest or "",
         input_text=verdict.input.text, decisions=list(verdict.decisions),
-        message=verdict.output.error.message if verdict.output.error else "", now=now,
+        message=verdict.output.error.message if verdict.output.error else "", now=now, asked=asked,
+        standing=standing,
     )  # fmt: skip
-    _commit(parts, recording, verdict.request_id, Transition.PARK)
+    if _commit(parts, recording, verdict.request_id, Transition.PARK) and standing:
+        answer_by_standing(parts, verdict.request_id)
 
 
 def put_in_doubt(parts: Parts, recording: Recording, cut_off: Outcome) -> None:
@@ -59,13 +71,14 @@ def put_in_doubt(parts: Parts, recording: Recording, cut_off: Outcome) -> None:
     )
     told = ToolOutput.failed(ErrorCode.TOOL_EXECUTION_FAILED, message, error.details)
     outcome = replace(cut_off, output=told)
-    add_finish(recording, outcome, [])
     request_id = new_id("apr")
+    asked = _state_rule(parts, recording, request_id, recording.now)
+    add_finish(recording, outcome, [])
     recording.end(StepEvent.LOSE, StepStatus.IN_DOUBT, outcome, reason="in_doubt", approval_id=request_id)
     digest = parts.host.digest_of(call_of(step, context_of(step)), request_id)
     _ask(
         parts, recording, kind="in_doubt", request_id=request_id, digest=digest,
-        input_text=step.input or "null", decisions=[], message=message, now=recording.now,
+        input_text=step.input or "null", decisions=[], message=message, now=recording.now, asked=asked,
     )  # fmt: skip
     _commit(parts, recording, request_id, Transition.DOUBT)
 
@@ -140,6 +153,17 @@ def quarantine_step(parts: Parts, step: LoadedStep) -> None:
         parts.live.announce(step.session_id, step.node_id, recording.receipts)
 
 
+def _state_rule(parts: Parts, recording: Recording, request_id: str, now: int) -> Requirement:
+    """What the request asks of those who answer; evidence states it where it asks for something."""
+    asked = parts.host.workspace.approvals.requirement_for(recording.step.tool_name)
+    rule = asked.to_text()
+    if rule is not None:
+        fields = {"request_id": request_id, "at": now, **Content.of(json.loads(rule)).cited_as("rule")}
+        recording.contents.append(Content.of(json.loads(rule)))
+        recording.receipts.append(recording.chain.add(REQUESTED, fields))
+    return asked
+
+
 def _ask(
     parts: Parts,
     recording: Recording,
@@ -151,9 +175,13 @@ def _ask(
     decisions: list[Any],
     message: str,
     now: int,
+    asked: Requirement,
+    standing: bool = False,
 ) -> None:
     """Insert the question and mark the node as waiting."""
-    step = recording.step
+    step, tool_name = recording.step, recording.step.tool_name
+    expires_at = _expiry(parts, tool_name, now)
+    escalates = asked.escalate_after_ms
     recording.change.update(
         "UPDATE node SET status = :status, reason = :reason WHERE uid = :uid AND mode <> 'host'",
         uid=step.node_uid,
@@ -170,33 +198,41 @@ def _ask(
                 "node_uid": step.node_uid,
                 "node_id": step.node_id,
                 "step_id": step.id,
-                "tool_name": step.tool_name,
+                "tool_name": tool_name,
                 "digest": digest,
                 "input": input_text,
                 "policy_decisions": canonical_json(decisions),
                 "message": canonical_json(message),
                 "principal": step.principal,
-                "status": "pending",
                 "requested_at": now,
-                "expires_at": _expiry(parts, now),
+                "expires_at": expires_at,
+                "rule": asked.to_text(),
+                "standing": standing,
+                "escalate_at": None if escalates is None else now + escalates,
             }
         ],
     )
+    announce(
+        parts, recording.change, "approval_requested", now, request_id=request_id, kind=kind,
+        session_id=step.session_id, node_id=step.node_id, tool_name=tool_name, expires_at=expires_at,
+        status="pending",
+    )  # fmt: skip
     recording.change.insert(
         ContinuationRow,
         [continuation_row(step.session_id, "approval_required", now, step.node_id, request_id)],
     )
 
 
-def _commit(parts: Parts, recording: Recording, request_id: str, transition: Transition) -> None:
+def _commit(parts: Parts, recording: Recording, request_id: str, transition: Transition) -> bool:
     if not journal.apply(parts.database, recording.change, transition):
         testify(parts, recording)
-        return
+        return False
     step = recording.step
-    expiry = _expiry(parts, recording.now)
+    expiry = _expiry(parts, step.tool_name, recording.now)
     parts.live.announce(step.session_id, step.node_id, recording.receipts, parked={request_id: expiry})
     parts.publisher.publish([AdvanceHint(step.session_id)])
+    return True
 
 
-def _expiry(parts: Parts, now: int) -> int:
-    return now + round(parts.host.workspace.approvals.expires_after.total_seconds() * 1000)
+def _expiry(parts: Parts, tool_name: str, now: int) -> int:
+    return now + parts.host.workspace.approvals.expires_after_ms(tool_name)

@@ -14,15 +14,14 @@ from runtime.errors import ErrorCode
 from runtime.store.rows import continuation_row
 from runtime.store.sessions import add_control_receipt, number_continuations
 from runtime.store.sql import UNPROPAGATED
-from runtime.store.tables import ContinuationRow
+from runtime.store.tables import MOVING_NODES, ContinuationRow
 from runtime.store.write import Change
 
 # One statement, hence one snapshot: a record that commits after the advance looked is seen here whole, its
 # node's end together with the step that is not propagated yet.
-_OPEN = """
-SELECT EXISTS (SELECT 1 FROM node WHERE session_id = :id AND mode <> 'host' AND status IN
-               ('ready', 'running', 'scheduled', 'waiting_approval', 'suspended')) AS moving,
-       EXISTS (SELECT 1 FROM step s WHERE s.session_id = :id AND {unpropagated}) AS unpropagated,
+_OPEN = f"""
+SELECT EXISTS (SELECT 1 FROM node WHERE session_id = :id AND {MOVING_NODES} AND mode <> 'host') AS moving,
+       EXISTS (SELECT 1 FROM step s WHERE s.session_id = :id AND {{unpropagated}}) AS unpropagated,
        EXISTS (SELECT 1 FROM node WHERE session_id = :id AND mode <> 'host') AS any_node
 """
 

@@ -15,11 +15,13 @@ from typing import Any
 from sqlalchemy import Connection, text
 
 from runtime.core.model import StepKind
-from runtime.engine.approvals import expire
+from runtime.engine.approvals import escalate_due, expire
 from runtime.engine.deadlines import end_overdue_waits
 from runtime.engine.host_crashes import sweep_crashed
+from runtime.engine.notifying import send_beside
 from runtime.engine.parts import Parts
 from runtime.engine.schedules import start_scheduled
+from runtime.engine.standing import answer_due
 from runtime.errors import StoreUnavailable
 from runtime.live.hints import AdvanceHint, Hint, StepHint
 from runtime.store.crashpoints import Transition
@@ -64,6 +66,9 @@ def sweep(parts: Parts) -> Swept:
     _restore_waits(parts)
     expired = sum(_expire(parts, request_id) for request_id in _claim_expired(database, backoff))
     crashed = sweep_crashed(parts)
+    escalate_due(parts)
+    answer_due(parts)
+    send_beside(parts)
     end_overdue_waits(database)
     start_scheduled(parts)
     return Swept(ready, len(lost), len(sessions), expired, crashed)

@@ -8,6 +8,7 @@ from typing import Any
 
 from sqlalchemy import Connection, RowMapping, text
 
+from runtime.core.quorum import Requirement, Vote
 from runtime.core.text import check_name
 from runtime.store.engine import Database
 
@@ -19,9 +20,14 @@ class Approval:
     Attributes:
         request_id: Its id; also the id of the approval message.
         kind: ``call`` asks whether to run a call; ``in_doubt`` whether to run one again that was cut off.
-        status: ``pending approved denied expired cancelled``.
+        status: ``pending approved denied answered expired cancelled``; ``answered`` with a response instead.
         digest: What exactly a grant would allow.
         requested_at: Milliseconds since the epoch; so are the other instants.
+        requirement: Who may answer, and how many have to.
+        standing: Whether standing grants are still to be asked.
+        escalate_at: When more people may answer; ``None`` for never, or once they may.
+        escalated_at: Since when they may.
+        votes: How many people have answered.
     """
 
     request_id: str
@@ -43,21 +49,30 @@ class Approval:
     resolved_by: str | None
     reason: str | None
     consumed_by: str | None
+    requirement: Requirement
+    standing: bool
+    escalate_at: int | None
+    escalated_at: int | None
+    votes: int
 
 
 _SELECT = """SELECT id AS request_id, kind, session_id, node_uid, node_id, step_id, tool_name, digest, input,
     policy_decisions, message, principal, status, requested_at, expires_at, resolved_at, resolved_by, reason,
-    consumed_by FROM approval"""
+    consumed_by, rule, standing, escalate_at, escalated_at,
+    (SELECT count(*) FROM approval_vote v WHERE v.approval_id = approval.id) AS votes FROM approval"""
 
 
 def _approval(row: RowMapping) -> Approval:
+    fields = dict(row)
     parsed = {
+        "requirement": Requirement.from_text(fields.pop("rule")),
+        "standing": bool(row["standing"]),
         "input": json.loads(row["input"]),
         "policy_decisions": json.loads(row["policy_decisions"]),
         "message": json.loads(row["message"]),
         "reason": None if row["reason"] is None else json.loads(row["reason"]),
     }
-    return Approval(**{**dict(row), **parsed})
+    return Approval(**{**fields, **parsed})
 
 
 def find_approval(connection: Connection, request_id: str) -> Approval | None:
@@ -69,6 +84,15 @@ def find_approval(connection: Connection, request_id: str) -> Approval | None:
     check_name("request_id", request_id)
     row = connection.execute(text(f"{_SELECT} WHERE id = :id"), {"id": request_id}).mappings().one_or_none()
     return _approval(row) if row else None
+
+
+def read_votes(connection: Connection, request_id: str) -> tuple[Vote, ...]:
+    """Read what was said to a request so far."""
+    rows = connection.execute(
+        text("SELECT principal, established_by, approved, digest FROM approval_vote WHERE approval_id = :id"),
+        {"id": request_id},
+    )
+    return tuple(Vote(row.principal, row.established_by, bool(row.approved), row.digest) for row in rows)
 
 
 def list_approvals(

@@ -65,13 +65,23 @@ class ListedStep:
 
 @dataclass(frozen=True, slots=True)
 class Vote:
-    """One answer to an approval request; ``at`` is in milliseconds since the epoch."""
+    """One answer to an approval request.
+
+    Attributes:
+        at: Milliseconds since the epoch.
+        answer: ``approve``, ``deny``, ``edit`` or ``respond``.
+        digest: What exactly was approved.
+        content: The edited input, or the response.
+    """
 
     principal: str
     established_by: str
     approved: bool
     reason: str | None
     at: int
+    answer: str | None
+    digest: str | None
+    content: Any
 
 
 _SESSION = ", ".join(f"s.{name}" for name in StoredSession.__dataclass_fields__ if name != "now")
@@ -209,7 +219,8 @@ def list_votes(database: Database, request_id: str) -> list[Vote]:
     with database.reading() as connection:
         rows = connection.execute(
             text(
-                "SELECT principal, established_by, approved, reason, at FROM approval_vote "
+                "SELECT principal, established_by, approved, reason, at, answer, digest, content "
+                "FROM approval_vote "
                 "WHERE approval_id = :id ORDER BY at, principal"
             ),
             {"id": request_id},
@@ -221,6 +232,9 @@ def list_votes(database: Database, request_id: str) -> list[Vote]:
             bool(row.approved),
             None if row.reason is None else json.loads(row.reason),
             row.at,
+            row.answer,
+            row.digest,
+            None if row.content is None else json.loads(row.content),
         )
         for row in rows
     ]

@@ -10,7 +10,7 @@ from sqlalchemy import inspect, text
 from runtime.errors import StoreUnavailable
 from runtime.store.engine import Database
 
-HEAD = "0001"
+HEAD = "0004"
 """The schema version that this release needs; a test holds it against the newest migration."""
 
 

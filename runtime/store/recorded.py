@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from sqlalchemy import Connection, bindparam, text
@@ -55,14 +55,20 @@ _BLOBS = text("SELECT hash, content FROM blob WHERE session_id = :id AND hash IN
 )
 
 
-def journal_problems(connection: Connection, session_id: str) -> Iterator[Problem]:
-    """Compare a session's steps, nodes and messages with its evidence, as one snapshot shows them."""
+def journal_problems(connection: Connection, session_id: str, edits: Mapping[str, str]) -> Iterator[Problem]:
+    """Compare a session's steps, nodes and messages with its evidence, as one snapshot shows them.
+
+    Args:
+        connection: In the snapshot in which the receipts were read.
+        session_id: The session.
+        edits: Hash of the input that each step was given by an edited approval.
+    """
     orphan = connection.execute(_ORPHAN, {"id": session_id, "control": CONTROL_STEP}).scalar_one_or_none()
     if orphan is not None:
         yield Problem(orphan, "it has receipts, but the journal has no such step")
     for node in _nodes(connection, session_id):
         check = NodeCheck(node, Transcript(node.node_id, _messages(connection, node.uid)))
-        for page in _step_pages(connection, node.uid):
+        for page in _step_pages(connection, node.uid, edits):
             manifests = _manifests(connection, session_id, page)
             for step in page:
                 if problem := check.step(step, manifests.get(step.id)):
@@ -79,14 +85,16 @@ def _nodes(connection: Connection, session_id: str) -> Iterator[RecordedNode]:
         after = rows[-1].uid
 
 
-def _step_pages(connection: Connection, node_uid: str) -> Iterator[list[RecordedStep]]:
+def _step_pages(
+    connection: Connection, node_uid: str, edits: Mapping[str, str]
+) -> Iterator[list[RecordedStep]]:
     place = {"turn": -1, "call": 0, "step": ""}
     while rows := connection.execute(_STEPS, {"node": node_uid, "limit": STEPS_PAGE, **place}).all():
-        yield [_step(row) for row in rows]
+        yield [_step(row, edits.get(row.id)) for row in rows]
         place = {"turn": rows[-1].turn_index, "call": rows[-1].call_index, "step": rows[-1].id}
 
 
-def _step(row: Any) -> RecordedStep:
+def _step(row: Any, edited: str | None) -> RecordedStep:
     return RecordedStep(
         id=row.id,
         kind=row.kind,
@@ -101,6 +109,7 @@ def _step(row: Any) -> RecordedStep:
         transcript_digest=row.transcript_digest,
         last=_head(row),
         started=row.started,
+        edited=edited,
     )
 
 

@@ -3,20 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from itertools import chain
 from typing import Any
 
 from sqlalchemy import Connection, bindparam, text
 
+from runtime.core.approval_check import RecordedApproval, RecordedVote, Said, approval_problem
 from runtime.core.canonical import canonical_json
 from runtime.core.chain import CONTROL_STEP, Problem, Receipt
 from runtime.core.control_check import (
     ControlNotes,
     EndCheck,
     Granted,
-    RecordedApproval,
     RecordedSession,
-    Vote,
-    approval_problem,
     body_of,
     grant_problem,
     session_problem,
@@ -39,13 +38,15 @@ _NODES = text(
 
 _APPROVALS = text(
     "SELECT a.id, a.step_id, a.tool_name, a.digest, CAST(a.input AS TEXT) AS input, s.input_hash, a.status, "
-    "a.resolved_by, a.reason, a.consumed_by FROM approval a "
+    "a.resolved_by, a.reason, a.consumed_by, a.rule, a.escalated_at IS NOT NULL AS escalated, "
+    "e.principal AS asked_for FROM approval a LEFT JOIN session e ON e.id = a.session_id "
     "LEFT JOIN step s ON s.id = a.step_id AND s.session_id = a.session_id "
     "WHERE a.session_id = :id AND a.id > :after ORDER BY a.id LIMIT :limit"
 )
 
 _VOTES = text(
-    "SELECT approval_id, principal, established_by, approved, reason FROM approval_vote "
+    "SELECT approval_id, principal, established_by, approved, reason, answer, digest, "
+    "CAST(content AS TEXT) AS content FROM approval_vote "
     "WHERE approval_id IN :ids ORDER BY approval_id, principal"
 ).bindparams(bindparam("ids", expanding=True))
 
@@ -116,11 +117,17 @@ def _approval_problems(connection: Connection, session_id: str, notes: ControlNo
     while rows := connection.execute(_APPROVALS, {"id": session_id, "after": after, "limit": PAGE}).all():
         votes = _votes(connection, [row.id for row in rows])
         numbers = {row.id: unseen.pop(row.id) for row in rows if row.id in unseen}
-        receipts = _control(connection, session_id, list(numbers.values()))
+        voted = {row.id: notes.votes.get(row.id, []) for row in rows}
+        receipts = _control(connection, session_id, [*numbers.values(), *chain(*voted.values())])
         for row in rows:
-            approval = RecordedApproval(**row._mapping, votes=votes.get(row.id, ()))
-            receipt = receipts.get(numbers.get(row.id, -1))
-            if problem := approval_problem(approval, receipt, cancelled=notes.cancelled):
+            fields = {**row._mapping, "escalated": bool(row.escalated), "votes": votes.get(row.id, ())}
+            said = Said(
+                answer=receipts.get(numbers.get(row.id, -1)),
+                votes=[receipts[number] for number in voted[row.id] if number in receipts],
+                rule=notes.rules.get(row.id),
+                escalated=row.id in notes.escalated,
+            )
+            if problem := approval_problem(RecordedApproval(**fields), said, cancelled=notes.cancelled):
                 yield problem
         after = rows[-1].id
     for request_id in unseen:
@@ -131,10 +138,18 @@ def _approval_problems(connection: Connection, session_id: str, notes: ControlNo
         yield Problem(f"approval {row.approval_id}", f"step {row.id} names it, but its row is missing")
 
 
-def _votes(connection: Connection, request_ids: Sequence[str]) -> dict[str, list[Vote]]:
-    found: dict[str, list[Vote]] = {}
+def _votes(connection: Connection, request_ids: Sequence[str]) -> dict[str, list[RecordedVote]]:
+    found: dict[str, list[RecordedVote]] = {}
     for row in connection.execute(_VOTES, {"ids": request_ids}):
-        vote = Vote(row.principal, row.established_by, bool(row.approved), row.reason)
+        vote = RecordedVote(
+            row.principal,
+            row.established_by,
+            bool(row.approved),
+            row.reason,
+            row.answer,
+            row.digest,
+            row.content,
+        )
         found.setdefault(row.approval_id, []).append(vote)
     return found
 

@@ -47,6 +47,7 @@ class LoadedStep:
     messages of the node's inbox that this turn and those before it took in, ``inbox`` all of them; ``ruled``
     says that more than its dependencies decides when the node starts. ``transcript`` holds the messages
     before a turn, a line of canonical JSON each; that of a pending turn may still grow, so it is left out.
+    ``standing`` says whether there may be a standing grant for a call that parks.
     """
 
     id: str
@@ -104,6 +105,7 @@ class LoadedStep:
     approval_resolved_by: str | None = None
     workspace_active: bool = False
     transcript: str | None = None
+    standing: bool = False
 
     @property
     def lease_expired(self) -> bool:
@@ -160,7 +162,9 @@ def load_step_in(
     if not rows:
         return None
     fields = dict(zip(_FIELDS, rows[0], strict=True))
-    flags = {name: bool(fields[name]) for name in ("workspace_active", "ruled")}  # SQLite has no booleans
+    flags = {
+        name: bool(fields[name]) for name in ("workspace_active", "ruled", "standing")
+    }  # SQLite has no booleans
     return LoadedStep(**{**fields, **flags})
 
 
@@ -193,6 +197,9 @@ def _load_sql(now_sql: str, dialect: str) -> str:
         "input": "COALESCE(s.input, b.content)",
         "taken": "s.inbox",
         "now": now_sql,
+        # Standing grants are few and parks are rare: who parks asks them only if there are any.
+        "standing": "s.kind = 'tool_call' AND EXISTS (SELECT 1 FROM standing_grant g "
+        f"WHERE g.revoked_at IS NULL AND g.used < g.uses AND g.expires_at > {now_sql})",
         "transcript": f"CASE WHEN s.kind = 'turn' AND s.status <> 'pending' THEN ({_JOINED[dialect]}) END",
         "workspace_active": "EXISTS (SELECT 1 FROM workspace_version w "
         "WHERE w.hash = :workspace AND w.active)",

@@ -14,6 +14,7 @@ from sqlalchemy import (
     FetchedValue,
     Index,
     Integer,
+    String,
     Text,
     UniqueConstraint,
     text,
@@ -53,6 +54,10 @@ class SessionRow(SQLModel, table=True):
     __table_args__ = (Index("ix_session_created", "created_at"),)
 
 
+MOVING_NODES = "status IN ('ready', 'running', 'scheduled', 'waiting_approval', 'suspended')"
+"""Nodes that keep their session from ending: the condition of `ix_node_moving`, word for word."""
+
+
 class NodeRow(SQLModel, table=True):
     """One node of a session's graph."""
 
@@ -90,6 +95,12 @@ class NodeRow(SQLModel, table=True):
             "deadline_at",
             sqlite_where=text("deadline_at IS NOT NULL"),
             postgresql_where=text("deadline_at IS NOT NULL"),
+        ),
+        Index(
+            "ix_node_moving",
+            "session_id",
+            sqlite_where=text(MOVING_NODES),
+            postgresql_where=text(MOVING_NODES),
         ),
     )
 
@@ -186,6 +197,12 @@ class StepRow(SQLModel, table=True):
             sqlite_where=text("propagated = 0"),
             postgresql_where=text("NOT propagated"),
         ),
+        Index(
+            "ix_step_followed",
+            "session_id",
+            sqlite_where=text("propagated = 0"),
+            postgresql_where=text("NOT propagated"),
+        ),
     )
 
 
@@ -261,16 +278,35 @@ class ApprovalRow(SQLModel, table=True):
     policy_decisions: str = Field(sa_type=Text)
     message: str = Field(sa_type=Text)
     principal: str | None = None
-    status: str
+    # Who may only ask need not say that the question is open, and may say nothing else.
+    status: str = Field(default="pending", sa_column=Column(String, nullable=False, server_default="pending"))
     requested_at: int = Field(sa_column=_big(nullable=False))
     expires_at: int = Field(sa_column=_big(nullable=False))
     resolved_at: int | None = Field(default=None, sa_column=_big())
     resolved_by: str | None = None
     reason: str | None = Field(default=None, sa_type=Text)
     consumed_by: str | None = None
+    rule: str | None = Field(default=None, sa_type=Text)
+    standing: bool = Field(
+        default=False, sa_column=Column(Boolean, nullable=False, server_default=text("false"))
+    )
+    escalate_at: int | None = Field(default=None, sa_column=_big())
+    escalated_at: int | None = Field(default=None, sa_column=_big())
 
     __table_args__ = (
         Index("ix_approval_session", "session_id"),
+        Index(
+            "ix_approval_escalate",
+            "escalate_at",
+            sqlite_where=text("status = 'pending' AND escalate_at IS NOT NULL"),
+            postgresql_where=text("status = 'pending' AND escalate_at IS NOT NULL"),
+        ),
+        Index(
+            "ix_approval_standing",
+            "requested_at",
+            sqlite_where=text("status = 'pending' AND standing"),
+            postgresql_where=text("status = 'pending' AND standing"),
+        ),
         Index(
             "ix_approval_pending",
             "expires_at",
@@ -291,6 +327,79 @@ class ApprovalVoteRow(SQLModel, table=True):
     approved: bool
     reason: str | None = Field(default=None, sa_type=Text)
     at: int = Field(sa_column=_big(nullable=False))
+    answer: str | None = None
+    digest: str | None = None
+    content: str | None = Field(default=None, sa_type=Text)
+
+
+class StandingGrantRow(SQLModel, table=True):
+    """An approval given beforehand, for calls that fit it."""
+
+    __tablename__ = "standing_grant"
+
+    id: str = Field(primary_key=True)
+    tools: str = Field(sa_type=Text)
+    condition: str | None = Field(default=None, sa_type=Text)
+    uses: int
+    used: int = 0
+    granted_by: str
+    established_by: str
+    reason: str | None = Field(default=None, sa_type=Text)
+    granted_at: int = Field(sa_column=_big(nullable=False))
+    expires_at: int = Field(sa_column=_big(nullable=False))
+    revoked_at: int | None = Field(default=None, sa_column=_big())
+    revoked_by: str | None = None
+
+    __table_args__ = (
+        Index(
+            "ix_standing_grant_active",
+            "expires_at",
+            sqlite_where=text("revoked_at IS NULL AND used < uses"),
+            postgresql_where=text("revoked_at IS NULL AND used < uses"),
+        ),
+    )
+
+
+class StandingGrantUseRow(SQLModel, table=True):
+    """Which requests a standing grant answered, each for one of its uses."""
+
+    __tablename__ = "standing_grant_use"
+
+    request_id: str = Field(primary_key=True)
+    grant_id: str = Field(primary_key=True)
+    session_id: str
+    at: int = Field(sa_column=_big(nullable=False))
+
+    __table_args__ = (Index("ix_standing_grant_use_grant", "grant_id", "at"),)
+
+
+class NotificationRow(SQLModel, table=True):
+    """What the webhook is to be told; the id is the idempotency key."""
+
+    __tablename__ = "notification"
+
+    id: str = Field(primary_key=True)
+    event: str
+    body: str = Field(sa_type=Text)
+    at: int = Field(sa_column=_big(nullable=False))
+    due_at: int | None = Field(default=None, sa_column=_big())
+    attempts: int = 0
+    delivered_at: int | None = Field(default=None, sa_column=_big())
+    error: str | None = Field(default=None, sa_type=Text)
+
+    __table_args__ = (
+        Index(
+            "ix_notification_due",
+            "due_at",
+            sqlite_where=text("due_at IS NOT NULL"),
+            postgresql_where=text("due_at IS NOT NULL"),
+        ),
+    )
+
+
+EVERY_RECEIPT = "n >= 0"
+"""The condition of `ix_evidence_written`, word for word. It holds for every receipt; it is there so that no
+query of one session, which does not say so, is led through all evidence instead of through its own index."""
 
 
 class EvidenceRow(SQLModel, table=True):
@@ -320,6 +429,13 @@ class EvidenceRow(SQLModel, table=True):
     __table_args__ = (
         UniqueConstraint("session_id", "step_id", "fence", "n"),
         Index("ix_evidence_session", "session_id", "transaction_id", "position"),
+        Index(
+            "ix_evidence_written",
+            "transaction_id",
+            "position",
+            sqlite_where=text(EVERY_RECEIPT),
+            postgresql_where=text(EVERY_RECEIPT),
+        ),
     )
 
 
@@ -331,6 +447,48 @@ class BlobRow(SQLModel, table=True):
     session_id: str = Field(primary_key=True)
     hash: str = Field(primary_key=True)
     content: str = Field(sa_type=Text)
+
+
+class RemovedBlobRow(SQLModel, table=True):
+    """A content that retention removed; a receipt of the session's control chain names it too."""
+
+    __tablename__ = "removed_blob"
+
+    session_id: str = Field(primary_key=True)
+    hash: str = Field(primary_key=True)
+    at: int = Field(sa_column=_big(nullable=False))
+    reason: str
+
+
+class SealRow(SQLModel, table=True):
+    """A numbered seal, as it was signed, and up to which place of all evidence it and those before it reach.
+
+    The place is not part of what is signed: it only says where the next seal goes on.
+    """
+
+    __tablename__ = "seal"
+
+    number: int = Field(sa_column=Column(BigInteger, primary_key=True, autoincrement=False))
+    body: str = Field(sa_type=Text)
+    signature: str
+    transaction_id: int = Field(sa_column=_big(nullable=False))
+    position: int = Field(sa_column=_big(nullable=False))
+
+
+class SealLeafRow(SQLModel, table=True):
+    """One entry of a seal's tree: the last receipt that a chain had then."""
+
+    __tablename__ = "seal_leaf"
+
+    seal: int = Field(sa_column=Column(BigInteger, primary_key=True, autoincrement=False))
+    leaf: int = Field(primary_key=True)
+    session_id: str
+    step_id: str
+    fence: int
+    n: int
+    hash: str
+
+    __table_args__ = (Index("ix_seal_leaf_session", "session_id", "seal", "leaf"),)
 
 
 class ScheduleRow(SQLModel, table=True):

@@ -20,6 +20,8 @@ from runtime.edges.cli import (
     dev,
     doctor,
     evidence,
+    grants,
+    policy,
     run,
     schedules,
     sessions,
@@ -48,8 +50,10 @@ app.add_typer(db.group, name="db")
 app.add_typer(sessions.group, name="sessions")
 app.add_typer(schedules.group, name="schedules")
 app.add_typer(approvals.group, name="approvals")
+app.add_typer(grants.group, name="grants")
 app.add_typer(evidence.group, name="evidence")
 app.add_typer(tools.group, name="tools")
+app.add_typer(policy.group, name="policy")
 
 
 def main() -> None:

@@ -11,6 +11,8 @@ import typer
 from runtime.edges.cli import options
 
 if TYPE_CHECKING:
+    from runtime.core.policy import PolicyRule
+    from runtime.kernel.tool_host import ToolHost
     from runtime.settings import Settings
     from runtime.tools.registry import ToolRegistry
     from runtime.workspace import Workspace
@@ -130,7 +132,7 @@ def check_workspace(settings: Settings) -> Checked:
         except ConfigurationError as error:
             findings += _errors(error)
         findings += _unknown_tools(workspace, registry)
-    findings += _dead_rules(workspace, registry)
+    findings += _policy(workspace, registry)
     findings += _own_queues(registry)
     return Checked(workspace, registry, tuple(findings))
 
@@ -140,33 +142,64 @@ def _errors(error: Exception) -> Iterator[Finding]:
     yield from (Finding("error", str(problem)) for problem in problems)
 
 
-def _dead_rules(workspace: Workspace, registry: ToolRegistry) -> Iterator[Finding]:
-    """Rules without effect; of a lane only its own, since to narrow the others is what it is for."""
-    from runtime.core.policy import find_dead_rules
+def _policy(workspace: Workspace, registry: ToolRegistry) -> Iterator[Finding]:
+    """Rules without effect, and tools that never run; of a lane only its own, since it is there to narrow."""
+    from runtime.core.policy_check import find_dead_rules
+    from runtime.errors import ConfigurationError
     from runtime.kernel.tool_host import ToolHost
 
-    host = ToolHost(workspace, registry)
+    try:
+        host = ToolHost(workspace, registry)
+    except ConfigurationError as error:
+        yield from _errors(error)
+        return
     for lane_id in (None, *(lane.id for lane in workspace.file.lanes)):
         for dead in find_dead_rules(host.policy(lane_id)):
             if (dead.level == "lane") == (lane_id is not None):
                 where = f"lane {lane_id!r}: " if lane_id is not None else ""
                 yield Finding(dead.severity, where + dead.problem)
+    yield from _closed_tools(host, workspace, registry)
+    yield from _hidden_variables(workspace)
+
+
+def _closed_tools(host: ToolHost, workspace: Workspace, registry: ToolRegistry) -> Iterator[Finding]:
+    from runtime.core.policy import ON_TOOL_REQUEST
+    from runtime.core.policy_check import find_closed_tools
+
+    for name in find_closed_tools(host.policy(None), _names(registry), workspace.intents, ON_TOOL_REQUEST):
+        text = f"no rule and no intent lets {name!r} run, whatever its input"
+        yield Finding("warning", f"{text}; add it to an intent's allow_tools, or take its module out")
+
+
+def _policy_rules(workspace: Workspace) -> Iterator[PolicyRule]:
+    lanes = [lane.policies for lane in workspace.file.lanes if lane.policies is not None]
+    for policies in (workspace.file.policies, *lanes):
+        yield from policies.rules
+
+
+def _hidden_variables(workspace: Workspace) -> Iterator[Finding]:
+    """Rules about variables that hold a model's key or address, which no rule is shown."""
+    from runtime.core.value_conditions import Environment
+
+    for rule in _policy_rules(workspace):
+        for part in rule.when.walk() if rule.when is not None else ():
+            if isinstance(part, Environment) and part.comparison.name in workspace.secret_variables:
+                text = f"rule {rule.id!r} asks about {part.comparison.name!r}, which is hidden from rules"
+                yield Finding("error", f"{text}: it holds a model's key or address; ask about another one")
 
 
 def _unknown_tools(workspace: Workspace, registry: ToolRegistry) -> Iterator[Finding]:
     """Policy rules about tools that nothing declares; servers of tools may bring them later."""
-    from runtime.core.conditions import ToolNameEquals
     from runtime.core.model import TURN_TOOL
+    from runtime.core.policy_index import tool_names
 
     if workspace.tools.mcp_servers:
         return
-    lanes = [lane.policies for lane in workspace.file.lanes if lane.policies is not None]
-    for policies in (workspace.file.policies, *lanes):
-        for rule in policies.rules:
-            for part in rule.when.walk() if rule.when is not None else ():
-                if isinstance(part, ToolNameEquals) and part.tool_name not in (TURN_TOOL, *_names(registry)):
-                    text = f"rule {rule.id!r} is about {part.tool_name!r}, which no tool module declares"
-                    yield Finding("warning", f"{text}; correct the name, or add the module")
+    known = {TURN_TOOL, *_names(registry)}
+    for rule in _policy_rules(workspace):
+        for name in sorted(tool_names(rule.when) - known):
+            text = f"rule {rule.id!r} is about {name!r}, which no tool module declares"
+            yield Finding("warning", f"{text}; correct the name, or add the module")
 
 
 def _own_queues(registry: ToolRegistry) -> Iterator[Finding]:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Annotated
+
 import typer
 
 from runtime.edges.cli import options
@@ -65,3 +67,29 @@ def version(as_json: options.Json = False) -> None:
     if found != HEAD:
         note(f"this release needs schema {HEAD}; run 'agent-runtime db upgrade'")
         raise typer.Exit(1)
+
+
+@group.command()
+def roles(
+    tool_worker: Annotated[
+        str, typer.Option("--tool-worker", metavar="NAME", help="An existing role for tool workers.")
+    ],
+    apply: Annotated[bool, typer.Option("--apply", help="Execute them, as the owner of the tables.")] = False,
+    as_json: options.Json = False,
+) -> None:
+    """Print the PostgreSQL statements by which tool workers can ask for approval, but never answer."""
+    from runtime.edges.cli.console import note, write_json
+    from runtime.edges.cli.opening import open_database
+    from runtime.edges.cli.show import print_lines
+    from runtime.store.roles import apply_tool_worker, tool_worker_statements
+
+    if apply:
+        with open_database() as database:
+            statements = apply_tool_worker(database, tool_worker)
+    else:
+        statements = tool_worker_statements(tool_worker)
+    if as_json:
+        write_json({"role": tool_worker, "statements": list(statements), "applied": apply})
+        return
+    print_lines(*(f"{statement};" for statement in statements))
+    note("they are in force" if apply else "nothing was changed; --apply executes them")

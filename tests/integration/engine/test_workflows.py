@@ -3,11 +3,14 @@
 import json
 
 import pytest
+from sqlalchemy import text
 
 from runtime import Workflow, WorkflowNode, start_governed_agent_workflow
 from runtime.core.model import ExecutionContext
 from runtime.edges.demo.model_server import Fault
 from runtime.live.hints import AdvanceHint, ChainHint, ChordHint, StepHint
+from runtime.store.sql import UNPROPAGATED
+from runtime.store.tables import MOVING_NODES
 from tests.harness.inline import Canvas
 from tests.harness.sessions import call, context, turn_input
 
@@ -317,3 +320,19 @@ def nudge(runtime) -> None:
     for row in rows:
         runtime.executor().run_step(row.id, ("turns", "tools"))
     runtime.executor().advance("s-1")
+
+
+def test_what_an_advance_asks_is_found_without_a_look_at_what_has_ended(runtime):
+    """The two partial indexes hold what is open; EXPLAIN says that they are asked."""
+    dialect = runtime.parts.database.dialect
+    asked = {
+        "ix_node_moving": f"SELECT 1 FROM node WHERE session_id = :id AND {MOVING_NODES}",
+        "ix_step_followed": f"SELECT 1 FROM step s WHERE session_id = :id AND {UNPROPAGATED[dialect]}",
+    }
+    explain = "EXPLAIN QUERY PLAN" if dialect == "sqlite" else "EXPLAIN"
+    with runtime.parts.database.reading() as connection:
+        if dialect == "postgresql":
+            connection.execute(text("SET enable_seqscan = off"))  # the tables are empty
+        for index, sql in asked.items():
+            plan = connection.execute(text(f"{explain} {sql}"), {"id": "s-1"}).all()
+            assert index in str(plan), plan
