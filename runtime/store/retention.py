@@ -17,6 +17,7 @@ from typing import Any
 from sqlalchemy import Connection, bindparam, text
 
 from runtime.core.chain import CONTENTS_REMOVED, CONTROL_STEP, text_hash
+from runtime.store.crashpoints import Transition
 from runtime.store.engine import Database
 from runtime.store.sessions import StoredSession, add_control_receipt, find_session
 from runtime.store.tables import RemovedBlobRow
@@ -120,7 +121,7 @@ def _remove_of(database: Database, session_id: str, until: int, reason: str) -> 
     """Remove a session's contents, some at a time; a session that goes on meanwhile keeps the rest."""
     removed, after = 0, ""
     while True:
-        with database.writing() as connection:
+        with database.writing(Transition.OTHER) as connection:
             session = find_session(database, connection, session_id, lock=True)
             if session is None or session.ended_at is None or session.ended_at >= until:
                 return removed
