@@ -69,7 +69,7 @@ def test_the_turn_asks_for_the_one_tool_on_offer_and_the_call_moves_the_review(r
 
 
 def test_its_evidence_is_two_calls_of_two_receipts_and_holds(ran):
-    assert ran.stdout.splitlines()[-1] == "Verification(receipts=4, blobs=0, problem=None)"
+    assert ran.stdout.splitlines()[-1] == "Verification(receipts=4, blobs=0, problem=None, removed=0)"
 
 
 def test_the_turn_is_the_documents_first_one():
