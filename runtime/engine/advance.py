@@ -23,7 +23,7 @@ from runtime.live.hints import Hint, StepHint
 from runtime.store.crashpoints import Transition
 from runtime.store.engine import Database
 from runtime.store.sessions import find_session
-from runtime.store.sql import UNPROPAGATED
+from runtime.store.tables import UNPROPAGATED
 
 
 def advance(database: Database, session_id: str) -> list[Hint]:

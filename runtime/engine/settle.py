@@ -13,8 +13,7 @@ from runtime.engine.promotion import Promotion
 from runtime.errors import ErrorCode
 from runtime.store.rows import continuation_row
 from runtime.store.sessions import add_control_receipt, number_continuations
-from runtime.store.sql import UNPROPAGATED
-from runtime.store.tables import MOVING_NODES, ContinuationRow
+from runtime.store.tables import MOVING_NODES, UNPROPAGATED, ContinuationRow
 from runtime.store.write import Change
 
 # One statement, hence one snapshot: a record that commits after the advance looked is seen here whole, its

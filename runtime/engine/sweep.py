@@ -26,6 +26,7 @@ from runtime.errors import StoreUnavailable
 from runtime.live.hints import AdvanceHint, Hint, StepHint
 from runtime.store.crashpoints import Transition
 from runtime.store.engine import Database
+from runtime.store.tables import UNPROPAGATED
 
 logger = logging.getLogger(__name__)
 
@@ -188,7 +189,7 @@ def _claim_unpropagated(database: Database, backoff: Backoff) -> list[str]:
     A record leaves the moment it was written as the time to publish, so that what was published before the
     step ended does not count for the delay.
     """
-    now, predicate = _now(database), "propagated = 0" if database.dialect == "sqlite" else "NOT propagated"
+    now, predicate = _now(database), UNPROPAGATED[database.dialect]
     count = "CASE WHEN publish_at <= finished_at THEN 0 ELSE publishes END"
     with database.writing(Transition.CLAIM_UNPROPAGATED) as connection:
         rows = connection.execute(

@@ -19,10 +19,6 @@ from sqlalchemy.exc import DBAPIError
 PARAMETER = re.compile(r"(?<![\w:]):([a-z]\w*)")
 
 
-UNPROPAGATED = {"sqlite": "s.propagated = 0", "postgresql": "NOT s.propagated"}
-"""Steps ``s`` from which nothing was made to follow; SQLite wants the very words of its partial index."""
-
-
 def write(connection: Connection, sql: str, params: Mapping[str, Any]) -> int:
     """Execute one statement; how many rows it changed.
 

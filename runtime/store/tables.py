@@ -124,6 +124,10 @@ OPEN_STEPS = "status IN ('pending', 'ready', 'waiting_approval', 'in_doubt', 'qu
 """Steps that somebody or something still has to move: the condition of `ix_step_open`, word for word."""
 
 
+UNPROPAGATED = {"sqlite": "propagated = 0", "postgresql": "NOT propagated"}
+"""Steps from whose end nothing was made to follow: the condition of two indexes, word for word."""
+
+
 class StepRow(SQLModel, table=True):
     """The journal: one turn or tool call. The state of a row is the outbox."""
 
@@ -194,14 +198,14 @@ class StepRow(SQLModel, table=True):
             "ix_step_unpropagated",
             "publish_at",
             "session_id",
-            sqlite_where=text("propagated = 0"),
-            postgresql_where=text("NOT propagated"),
+            sqlite_where=text(UNPROPAGATED["sqlite"]),
+            postgresql_where=text(UNPROPAGATED["postgresql"]),
         ),
         Index(
             "ix_step_followed",
             "session_id",
-            sqlite_where=text("propagated = 0"),
-            postgresql_where=text("NOT propagated"),
+            sqlite_where=text(UNPROPAGATED["sqlite"]),
+            postgresql_where=text(UNPROPAGATED["postgresql"]),
         ),
     )
 

@@ -9,8 +9,7 @@ from runtime import Workflow, WorkflowNode, start_governed_agent_workflow
 from runtime.core.model import ExecutionContext
 from runtime.edges.demo.model_server import Fault
 from runtime.live.hints import AdvanceHint, ChainHint, ChordHint, StepHint
-from runtime.store.sql import UNPROPAGATED
-from runtime.store.tables import MOVING_NODES
+from runtime.store.tables import MOVING_NODES, UNPROPAGATED
 from tests.harness.inline import Canvas
 from tests.harness.sessions import call, context, turn_input
 
